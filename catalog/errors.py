@@ -1,0 +1,49 @@
+"""The two ways in which input can be bad: refused at the door, or an error row inside a run."""
+
+from enum import StrEnum
+
+
+class Refused(Exception):
+    """Input or settings that no work can start from; the job prints the message alone and exits with 2.
+
+    The message names the thing, the place and the next step, e.g.
+    ``videos.parquet row 17: likes is "541.2K", expected an integer; convert it first``.
+    """
+
+
+class ErrorCode(StrEnum):
+    """The closed list of ``error_code`` in the scores table."""
+
+    NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
+    NOT_A_VIDEO = "not_a_video"
+    TRUNCATED = "truncated"
+    NO_VIDEO_STREAM = "no_video_stream"
+    TOO_LONG = "too_long"
+    TOO_LARGE = "too_large"
+    DECODE_TIMEOUT = "decode_timeout"
+    DECODE_CRASH = "decode_crash"
+    NO_PRODUCT_IMAGE = "no_product_image"
+    BAD_PRODUCT_IMAGE = "bad_product_image"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERNAL = "internal"
+
+
+class Stage(StrEnum):
+    """Where a video failed: ``error_stage`` in the scores table."""
+
+    FETCH = "fetch"
+    DECODE = "decode"
+    LOCATE = "locate"
+    ENGAGE = "engage"
+
+
+class VideoError(Exception):
+    """One video cannot be scored or trained on: its row carries the code, its neighbours go on."""
+
+    def __init__(self, code: ErrorCode, message: str, stage: Stage):
+        super().__init__(code, message, stage)
+        self.code, self.message, self.stage = code, message, stage
+
+    def __str__(self) -> str:
+        return f"{self.code} in {self.stage}: {self.message}"
