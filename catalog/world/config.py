@@ -1,0 +1,69 @@
+"""Settings of a made-up world and the places of its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+GRID = 112
+"""Side of the square grid on which truth masks are kept: the engagement model's input size."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What a made-up world looks like. Noise levels are standard deviations."""
+
+    seconds: tuple[float, float] = (6.0, 12.0)
+    """Shortest and longest video, seconds."""
+    width: int = 360
+    """Frame width, px."""
+    height: int = 640
+    """Frame height, px."""
+    fps: int = 12
+    """Frames a second."""
+    crf: int = 25
+    """H.264 constant rate factor: lower is sharper and larger."""
+    reach_effect: float = 0.40
+    """Log counts a standard deviation of the creator's log followers adds."""
+    signal_effect: float = 1.0
+    """Log counts a standard deviation of the engaging element's amount adds."""
+    count_noise: float = 0.42
+    """Noise of log shares (likes and comments have their own draw, a little larger), log units."""
+    lift_effect: float = 10.0
+    """Daily revenue a standard deviation of true PE adds after the post (when sales_effect)."""
+    lift_noise: float = 4.0
+    """Noise of a video's lift, in daily revenue; all there is in the null world."""
+    sales_days: int = 180
+    """Length of the sales panel, days; videos post in its middle two thirds."""
+    video_timeout_s: float = 300.0
+    """Longest wait for any next video to be finished before giving up, seconds."""
+
+
+@dataclass(frozen=True)
+class WorldPaths:
+    """Where the files of a made-up world are."""
+
+    folder: Path
+
+    @property
+    def videos(self) -> Path:
+        return self.folder / "videos.parquet"
+
+    @property
+    def products(self) -> Path:
+        return self.folder / "products.parquet"
+
+    @property
+    def sales(self) -> Path:
+        return self.folder / "sales.parquet"
+
+    @property
+    def truth(self) -> Path:
+        return self.folder / "truth.parquet"
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
+    @property
+    def manifest(self) -> Path:
+        """Settings the world was made with; written last, so its presence means that the world is whole."""
+        return self.folder / "world.json"

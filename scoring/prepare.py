@@ -1,0 +1,121 @@
+"""PREPARE, one video: fetch, decode once at the sampled seconds, locate the product, keep a small clip.
+
+Runs in a supervised child process, because it touches untrusted bytes. Kernel code: imports neither Ray nor MLflow.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from catalog import storage
+from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.video import Backend, iter_frames, probe
+from scoring.product import Detection, ProductConfig, ProductIndex, View, locate_in_frame
+
+FETCH_TIMEOUT_S = 120.0
+MAX_IMAGE_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Which frames of a video are looked at, and which videos are too much."""
+
+    sample_fps: float = 1.0
+    """sampled frames a second of video"""
+    max_seconds: float = 60.0
+    """only the first so many seconds are looked at"""
+    max_duration: float = 600.0
+    """longer videos are not decoded: error too_long, seconds"""
+    max_megabytes: float = 2048.0
+    """larger files are not fetched: error too_large"""
+    decoder: Backend = "pyav"
+    """pyav (exact, maintained) or decord"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One video to prepare; URIs are absolute."""
+
+    video_uri: str
+    product_id: str | None = None
+    image_uris: tuple[str, ...] = ()
+    image_outlines: tuple[tuple[float, ...] | None, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is kept of a video."""
+
+    clip: np.ndarray
+    """uint8 (S, size, size, 3) RGB, a sampled second each, squashed"""
+    detections: list[Detection | None] | None
+    """per second; None where the video has no product"""
+    width: int
+    height: int
+    fps: float | None
+    duration_s: float | None
+    codec: str
+    core_seconds: dict[str, float]
+    """CPU time by stage: decode, locate"""
+
+
+def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: int) -> Callable[[Request], Prepared]:
+    """The function that prepares one video after another and keeps the products' features between them."""
+    cv2.setNumThreads(1)
+    index = ProductIndex(product)
+    grid = (input_size, input_size)
+
+    def prepare(request: Request) -> Prepared:
+        started = time.thread_time()
+        views = _views(index, request) if request.product_id is not None else None
+        locate_s = time.thread_time() - started
+        clip, detections = [], []
+        with storage.fetch(request.video_uri, int(sampling.max_megabytes * 1e6), FETCH_TIMEOUT_S) as path:
+            started = time.thread_time() - locate_s
+            info = probe(path, max_duration_s=sampling.max_duration)
+            for frame in iter_frames(
+                path,
+                fps=sampling.sample_fps,
+                max_seconds=sampling.max_seconds,
+                max_duration_s=sampling.max_duration,
+                backend=sampling.decoder,
+            ):
+                clip.append(frame.rgb(grid))
+                if views is not None:
+                    gray = frame.gray(product.working_short_side)
+                    before = time.thread_time()
+                    detections.append(locate_in_frame(gray, views, product))
+                    locate_s += time.thread_time() - before
+        return Prepared(
+            clip=np.stack(clip),
+            detections=None if views is None else detections,
+            width=info.width,
+            height=info.height,
+            fps=info.frame_rate,
+            duration_s=info.duration_s,
+            codec=info.codec,
+            core_seconds={"decode": time.thread_time() - started - locate_s, "locate": locate_s},
+        )
+
+    return prepare
+
+
+def _views(index: ProductIndex, request: Request) -> list[View]:
+    assert request.product_id is not None
+    if request.product_id in index:
+        return index[request.product_id]
+    images = []
+    for uri in request.image_uris:
+        try:
+            images.append(storage.read_bytes(uri, MAX_IMAGE_BYTES, FETCH_TIMEOUT_S))
+        except (OSError, TimeoutError) as error:
+            raise VideoError(
+                ErrorCode.NO_PRODUCT_IMAGE,
+                f"product {request.product_id}: image {uri} cannot be read: {storage.reason(error)}",
+                Stage.LOCATE,
+            ) from error
+    return index.add(request.product_id, images, request.image_outlines or (None,) * len(images))

@@ -1,0 +1,97 @@
+"""The engagement map E: which pixels at which second drive the predicted engagement.
+
+Kernel code: imports neither Ray nor MLflow.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.models import EngagementModel, to_input
+
+log = logging.getLogger(__name__)
+
+BF16_MIN_CORRELATION = 0.999
+"""Autocast is used only where its map correlates this well with fp32's on the device at hand."""
+
+
+def engagement_map(model: EngagementModel, clip: np.ndarray, method: str = "gradient") -> np.ndarray:
+    """E of one clip.
+
+    clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled.
+    Raises ValueError for a method that does not exist (naming those that do) and for a misshapen clip.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown engagement map method {method!r}; choose one of {', '.join(METHODS)}")
+    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
+        raise ValueError(f"clip is {clip.dtype} {clip.shape}, expected uint8 (S, H, W, 3)")
+    device = model.mean.device
+    maps, _ = METHODS[method](model, torch.from_numpy(np.array(clip[None])).to(device), contextlib.nullcontext())
+    return maps[0].cpu().numpy()
+
+
+def gradient_maps(
+    model: EngagementModel, clips: Tensor, autocast: contextlib.AbstractContextManager
+) -> tuple[Tensor, Tensor]:
+    """Vanilla gradient (Simonyan et al. 2014; the published choice of Yang, Zhang & Zhang 2025).
+
+    E = max over RGB of |d prediction / d pixel|, the whole video jointly, one backward pass a batch: the
+    predictions of different clips do not depend on one another, so the gradient of their sum is each one's own.
+
+    clips: uint8 (B, S, H, W, 3) -> maps float32 (B, S, H, W), predictions float32 (B,). The pixel unit is
+    the full range (0..1), the prediction's is one standard deviation of log1p(target).
+    """
+    pixels = to_input(clips).requires_grad_(True)
+    with torch.enable_grad(), autocast:
+        predictions = model(pixels)
+        (gradient,) = torch.autograd.grad(predictions.float().sum(), pixels)
+    return gradient.float().abs().amax(dim=1), predictions.detach().float()
+
+
+METHODS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"gradient": gradient_maps}
+
+
+class EngagementMapper:
+    """Maps and predictions of many clips on one device, at the precision that is safe there.
+
+    ``model`` should come through ``training.models.for_inference``. Weights must not change afterwards.
+    """
+
+    def __init__(self, model: EngagementModel, device: str = "cpu", method: str = "gradient"):
+        if method not in METHODS:
+            raise ValueError(f"unknown engagement map method {method!r}; choose one of {', '.join(METHODS)}")
+        self.model = model.to(device)
+        self.device = torch.device(device)
+        self.method = METHODS[method]
+        self.bf16 = self._has_bf16_units() and self._bf16_agrees()
+
+    def __call__(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (B, S, H, W, 3), S the same for all -> E float32 (B, S, H, W), log1p(target) float32 (B,)."""
+        batch = torch.from_numpy(clips if clips.flags.writeable else clips.copy()).to(self.device)
+        maps, predictions = self.method(self.model, batch, self._autocast(self.bf16))
+        return maps.cpu().numpy(), self.model.to_log_engagement(predictions).cpu().numpy()
+
+    def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _has_bf16_units(self) -> bool:
+        if self.device.type == "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        # AVX2-only CPUs emulate bf16, slower than fp32
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+    def _bf16_agrees(self) -> bool:
+        size = self.model.spec.input_size
+        noise = torch.Generator().manual_seed(0)
+        clip = torch.randint(0, 256, (2, 8, size, size, 3), dtype=torch.uint8, generator=noise).to(self.device)
+        exact, _ = self.method(self.model, clip, self._autocast(False))
+        fast, _ = self.method(self.model, clip, self._autocast(True))
+        correlation = torch.corrcoef(torch.stack([exact.flatten(), fast.flatten()]))[0, 1].item()
+        if not correlation >= BF16_MIN_CORRELATION:
+            log.warning("bf16 maps correlate %.4f with fp32 on %s: staying with fp32", correlation, self.device)
+            return False
+        return True
