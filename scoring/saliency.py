@@ -5,7 +5,7 @@ Kernel code: imports neither Ray nor MLflow.
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,25 +29,29 @@ def engagement_map(model: EngagementModel, clip: np.ndarray, method: str = "grad
         raise ValueError(f"unknown engagement map method {method!r}; choose one of {', '.join(METHODS)}")
     if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
         raise ValueError(f"clip is {clip.dtype} {clip.shape}, expected uint8 (S, H, W, 3)")
-    device = model.mean.device
-    maps, _ = METHODS[method](model, torch.from_numpy(np.array(clip[None])).to(device), contextlib.nullcontext())
+    batch = torch.from_numpy(np.array(clip[None])).to(model.mean.device)
+    maps, _ = METHODS[method](model, batch, None, contextlib.nullcontext())
     return maps[0].cpu().numpy()
 
 
 def gradient_maps(
-    model: EngagementModel, clips: Tensor, autocast: contextlib.AbstractContextManager
+    model: EngagementModel,
+    clips: Tensor,
+    lengths: Tensor | None,
+    autocast: contextlib.AbstractContextManager,
 ) -> tuple[Tensor, Tensor]:
     """Vanilla gradient (Simonyan et al. 2014; the published choice of Yang, Zhang & Zhang 2025).
 
     E = max over RGB of |d prediction / d pixel|, the whole video jointly, one backward pass a batch: the
     predictions of different clips do not depend on one another, so the gradient of their sum is each one's own.
 
-    clips: uint8 (B, S, H, W, 3) -> maps float32 (B, S, H, W), predictions float32 (B,). The pixel unit is
-    the full range (0..1), the prediction's is one standard deviation of log1p(target).
+    clips: uint8 (B, S, H, W, 3), the frames after ``lengths`` (B,) are padding -> maps float32 (B, S, H, W),
+    predictions float32 (B,). The pixel unit is the full range (0..1), the prediction's is one standard
+    deviation of log1p(target).
     """
     pixels = to_input(clips).requires_grad_(True)
     with torch.enable_grad(), autocast:
-        predictions = model(pixels)
+        predictions = model(pixels, lengths)
         (gradient,) = torch.autograd.grad(predictions.float().sum(), pixels)
     return gradient.float().abs().amax(dim=1), predictions.detach().float()
 
@@ -69,11 +73,24 @@ class EngagementMapper:
         self.method = METHODS[method]
         self.bf16 = self._has_bf16_units() and self._bf16_agrees()
 
-    def __call__(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (B, S, H, W, 3), S the same for all -> E float32 (B, S, H, W), log1p(target) float32 (B,)."""
-        batch = torch.from_numpy(clips if clips.flags.writeable else clips.copy()).to(self.device)
-        maps, predictions = self.method(self.model, batch, self._autocast(self.bf16))
-        return maps.cpu().numpy(), self.model.to_log_engagement(predictions).cpu().numpy()
+    def __call__(self, clips: Sequence[np.ndarray]) -> list[tuple[np.ndarray, float]]:
+        """uint8 (S_i, H, W, 3) each -> per clip E float32 (S_i, H, W), >= 0, unscaled, and log1p(target).
+
+        Clips of different lengths share a batch: what a clip is padded with cannot change its result.
+        """
+        lengths = torch.tensor([len(clip) for clip in clips])
+        longest = int(lengths.max())
+        batch = np.zeros((len(clips), longest, *clips[0].shape[1:]), np.uint8)
+        for padded, clip in zip(batch, clips, strict=True):
+            padded[: len(clip)] = clip
+        uneven = lengths.to(self.device) if int(lengths.min()) < longest else None
+        pixels = torch.from_numpy(batch).to(self.device)
+        maps, predictions = self.method(self.model, pixels, uneven, self._autocast(self.bf16))
+        engagement = self.model.to_log_engagement(predictions).tolist()
+        return [
+            (E[: len(clip)].copy(), value)
+            for E, clip, value in zip(maps.cpu().numpy(), clips, engagement, strict=True)
+        ]
 
     def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
@@ -88,8 +105,8 @@ class EngagementMapper:
         size = self.model.spec.input_size
         noise = torch.Generator().manual_seed(0)
         clip = torch.randint(0, 256, (2, 8, size, size, 3), dtype=torch.uint8, generator=noise).to(self.device)
-        exact, _ = self.method(self.model, clip, self._autocast(False))
-        fast, _ = self.method(self.model, clip, self._autocast(True))
+        exact, _ = self.method(self.model, clip, None, self._autocast(False))
+        fast, _ = self.method(self.model, clip, None, self._autocast(True))
         correlation = torch.corrcoef(torch.stack([exact.flatten(), fast.flatten()]))[0, 1].item()
         if not correlation >= BF16_MIN_CORRELATION:
             log.warning("bf16 maps correlate %.4f with fp32 on %s: staying with fp32", correlation, self.device)

@@ -83,6 +83,14 @@ def test_a_folder_is_kept_when_it_holds_this_world_and_refused_when_it_holds_ano
         make_world(tmp_path, videos=1, seed=4, config=SMALL)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"), [({"width": 361}, "even sides"), ({"seconds": (5.0, 2.0)}, "shortest <= longest")]
+)
+def test_settings_that_make_no_video_are_refused(settings: dict, reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        WorldConfig(**settings)
+
+
 def test_progress_counts_every_video(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     make_world(

@@ -65,9 +65,10 @@ class BasicBlock3d(nn.Module):
                 nn.BatchNorm3d(channels_out),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        return torch.relu(self.conv2(self.conv1(x)) + shortcut)
+        x = _masked(self.conv1(x), mask)
+        return _masked(torch.relu(self.conv2(x) + shortcut), mask)
 
 
 class ResNet3d18(nn.Module):
@@ -95,15 +96,41 @@ class ResNet3d18(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        return self.fc(x.mean(dim=(2, 3, 4)))
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """lengths: (B,) int, the frames of each clip that are real; what follows them is padding and cannot
+        change an output. None: all are real."""
+        if lengths is None:
+            x = self.stem(x)
+            for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+                x = layer(x)
+            return self.fc(x.mean(dim=(2, 3, 4)))
+        x = x * _time_mask(x, lengths)
+        x = self.stem(x)
+        x = x * _time_mask(x, lengths)
+        for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
+            for block in layer:  # pyright: ignore
+                if number > 0 and block is layer[0]:
+                    lengths = (lengths + 1) // 2
+                x = block(x, _time_mask(x, lengths, halved=number > 0 and block is layer[0]))
+        return self.fc(x.mean(dim=(3, 4)).sum(dim=2) / lengths[:, None])
+
+
+def _time_mask(x: Tensor, lengths: Tensor, halved: bool = False) -> Tensor:
+    """(B, 1, S, 1, 1), 1 where a frame of x, or of what a stride of 2 makes of it, is real."""
+    frames = (x.shape[2] + 1) // 2 if halved else x.shape[2]
+    real = torch.arange(frames, device=x.device)[None] < lengths[:, None]
+    return real[:, None, :, None, None].to(x.dtype)
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask
 
 
 class EngagementModel(nn.Module):
     """Clips in, standardised log engagement out; the preprocessing is part of the model.
 
     ``forward``: float (B, 3, S, H, W), RGB in [0, 1] -> (B,), in standard deviations of log1p(target).
+    ``lengths`` (B,) says how many of the S frames of each clip are real, where clips were padded to one length.
     """
 
     mean: Tensor
@@ -118,8 +145,8 @@ class EngagementModel(nn.Module):
         self.register_buffer("mean", torch.tensor(KINETICS_MEAN).view(1, 3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(KINETICS_STD).view(1, 3, 1, 1, 1), persistent=False)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.network((clips - self.mean) / self.std).squeeze(1)
+    def forward(self, clips: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.network((clips - self.mean) / self.std, lengths).squeeze(1)
 
     def to_log_engagement(self, standardised: Tensor) -> Tensor:
         """From the network's unit to log1p(target)."""

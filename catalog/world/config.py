@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from catalog.errors import Refused
+
 GRID = 112
 """Side of the square grid on which truth masks are kept: the engagement model's input size."""
 
@@ -35,6 +37,17 @@ class WorldConfig:
     """Length of the sales panel, days; videos post in its middle two thirds."""
     video_timeout_s: float = 300.0
     """Longest wait for any next video to be finished before giving up, seconds."""
+
+    def __post_init__(self) -> None:
+        if self.width % 2 or self.height % 2 or min(self.width, self.height) < GRID:
+            raise Refused(
+                f"a made-up video of {self.width}x{self.height} px cannot be encoded for the grid; "
+                f"use even sides of {GRID} px or more"
+            )
+        if not 0 < self.seconds[0] <= self.seconds[1] or self.fps < 2:
+            raise Refused(
+                f"seconds={self.seconds} at {self.fps} fps make no video; give shortest <= longest, fps > 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""What every job has in common at the shell: flags and --config, exit codes, the cluster, progress."""
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from catalog.errors import Refused
+
+DONE, BROKE, REFUSED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+Config = TypeVar("Config")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run_job(config_type: type[Config], main: Callable[[Config], int], description: str) -> NoReturn:
+    """Parse the command line, run ``main`` and exit: 0 done, 1 broke, 2 refused at the door, 3 too many failed,
+    130 stopped by Ctrl-C or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        config = parse(config_type, sys.argv[1:], description)
+        code = main(config)
+    except Refused as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        code = REFUSED
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where this one ended", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print("the job broke; the same command goes on where this one ended", file=sys.stderr)
+        code = BROKE
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def parse(config_type: type[Config], arguments: list[str], description: str) -> Config:
+    """Flags over ``--config FILE.yaml`` over defaults. The file's keys are the flags' names (with - or _)."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    found, flags = finder.parse_known_args(arguments)
+    from_file = _flags_of(Path(found.config), config_type) if found.config else []
+    given = {flag.split("=")[0].replace("_", "-").replace("--no-", "--") for flag in flags if flag.startswith("--")}
+    kept = [group for group in from_file if group[0].replace("--no-", "--") not in given]
+    return tyro.cli(
+        tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[config_type]]
+        if False
+        else tyro.conf.OmitArgPrefixes[config_type],
+        args=[flag for group in kept for flag in group] + flags,
+        description=f"{description}\n\nEvery flag can also be set in a YAML file given with --config; flags win.",
+    )
+
+
+def _flags_of(path: Path, config_type: type[Any]) -> list[list[str]]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise Refused(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"--config {path} is not YAML: {error}") from error
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise Refused(f"--config {path} holds a {type(content).__name__}, expected flags by name, e.g. max-seconds: 30")
+    known = _flag_names(config_type)
+    groups = []
+    for key, value in content.items():
+        name = str(key).replace("_", "-")
+        if name not in known:
+            raise Refused(f"--config {path}: there is no flag --{name}; flags are {', '.join(sorted(known))}")
+        if isinstance(value, bool):
+            groups.append([f"--{name}" if value else f"--no-{name}"])
+        elif value is not None:
+            groups.append([f"--{name}", *(str(v) for v in (value if isinstance(value, list) else [value]))])
+    return groups
+
+
+def _flag_names(config_type: type[Any]) -> set[str]:
+    names: set[str] = set()
+    for field in dataclasses.fields(config_type):
+        nested = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
+        names |= _flag_names(nested) if isinstance(nested, type) else {field.name.replace("_", "-")}  # pyright: ignore
+    return names
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The config as a flat dictionary of what is in force: flag -> value."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        flat |= resolved(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return flat
+
+
+def print_config(flat: dict[str, Any]) -> None:
+    console.print("config: " + ", ".join(f"{name}={value}" for name, value in flat.items()))
+
+
+@contextlib.contextmanager
+def ray_cluster(wait_seconds: float = 300.0) -> Iterator[dict[str, float]]:
+    """Join the cluster of RAY_ADDRESS (set inside submitted jobs), else start a local one and stop it again.
+
+    Yields the cluster's resources (CPU, GPU, ...). Raises Refused where no node offers a CPU in time.
+    """
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import ray.data
+
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address or "local", logging_level=logging.WARNING, **options)
+    except (ConnectionError, RuntimeError) as error:
+        raise Refused(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.enable_operator_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        deadline = time.monotonic() + wait_seconds
+        while (resources := ray.cluster_resources()).get("CPU", 0) <= 0:
+            if time.monotonic() > deadline:
+                raise Refused(f"the cluster offered no CPU within {wait_seconds:g} s; start worker nodes first")
+            time.sleep(2)
+        yield resources
+    finally:
+        ray.shutdown()
+
+
+class ProgressLog:
+    """One live line in a terminal; elsewhere (job logs) a line at most every ``every_seconds``."""
+
+    def __init__(self, what: str, total: int, every_seconds: float = 30.0):
+        self.what, self.total, self.every_seconds = what, total, every_seconds
+        self.started = self.printed = time.monotonic()
+        self.bar = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
+            self.bar.start()
+            self.task = self.bar.add_task(what, total=total)
+
+    def update(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, description=f"{self.what} {note}".strip())
+        elif done >= self.total or now - self.printed >= self.every_seconds:
+            self.printed = now
+            rate = done / max(now - self.started, 1e-9)
+            left = f", about {(self.total - done) / rate:.0f} s left" if 0 < done < self.total else ""
+            console.print(f"{self.what}: {done} of {self.total}{left}{', ' if note else ''}{note}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class StallWatch:
+    """Ends the job when nothing has come out for ``limit_seconds``: a run may be slow, it never hangs."""
+
+    def __init__(self, limit_seconds: float):
+        self.limit_seconds = limit_seconds
+        self.stalled = False
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> "StallWatch":
+        self.alive()
+        return self
+
+    def alive(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(self.limit_seconds, self._stop)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _stop(self) -> None:
+        self.stalled = True
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.stalled and isinstance(error, KeyboardInterrupt):
+            raise TimeoutError(
+                f"no video was finished for {self.limit_seconds:.0f} s; see the nodes' logs (ray status, ray logs)"
+            ) from error

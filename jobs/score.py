@@ -1,0 +1,149 @@
+"""Score a catalogue: python -m jobs.score --videos V --products P --model M --output DIR"""
+
+import dataclasses
+
+from catalog.schemas import Status
+from jobs.command import (
+    DONE,
+    TOO_MANY_FAILED,
+    ProgressLog,
+    StallWatch,
+    console,
+    print_config,
+    ray_cluster,
+    resolved,
+    run_job,
+)
+from scoring.graph import Resources, VideoLimits, rows_a_block
+from scoring.output import OutputFolder
+from scoring.prepare import SamplingConfig
+from scoring.product import ProductConfig
+from scoring.rows import STAGES, Provenance
+from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring
+from tracking import registry
+from tracking.runs import SCORING, Run, git_commit, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    videos: str
+    """table of videos (.parquet, .csv, .jsonl; local or s3://): video_id, video_uri, product_id"""
+    output: str
+    """folder for scores/*.parquet and run.json; the same command again goes on where it ended"""
+    products: str | None = None
+    """table of products: product_id, image_uris; needed where videos have a product_id"""
+    model: str = f"models:/{registry.MODEL_NAME}@{registry.CHAMPION}"
+    """registered model or checkpoint file"""
+    method: str = "gradient"
+    """how the engagement map is made"""
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    product: ProductConfig = dataclasses.field(default_factory=ProductConfig)
+    limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
+    save_maps: bool = False
+    """also write E as uint8 and the product's quads to DIR/maps/*.parquet"""
+    retry_failed: bool = False
+    """score again the rows whose status is failed"""
+    max_failed_fraction: float = 0.5
+    """exit with 3 where more than this share of all videos failed"""
+    limit: int | None = None
+    """only the first so many videos, for a trial"""
+    dry_run: bool = False
+    """print the plan and the resources, write nothing and stop"""
+
+
+def main(config: ScoreConfig) -> int:
+    settings = resolved(config)
+    print_config(settings)
+    model = registry.load(config.model)
+    plan = plan_scoring(
+        config.videos, config.products, config.output, model, config.sampling, config.product, config.method,
+        settings, config.limit, config.retry_failed, config.dry_run,
+    )  # fmt: skip
+    console.print(
+        f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
+        f"{plan.videos.num_rows} to score; output {plan.output.uri}"
+    )
+    with ray_cluster() as cluster:
+        resources = Resources.of_cluster(cluster.get("CPU", 0), cluster.get("GPU", 0))
+        _print_resources(plan, resources, cluster)
+        if config.dry_run:
+            return DONE
+        tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
+        with open_run(SCORING, f"score {plan.videos.num_rows} videos", tags) as run:
+            return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
+
+
+def _score(
+    config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cores: float
+) -> int:
+    run.params(resolved(config) | {"config_hash": plan.config_hash})
+    provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
+    progress = ProgressLog("scoring", plan.videos.num_rows)
+    # a block is the smallest thing that can come out, so it is what must come out in time
+    limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
+    with StallWatch(limit_s) as watch:
+
+        def on_progress(tally: Tally) -> None:
+            watch.alive()
+            failed = tally.statuses[Status.FAILED]
+            progress.update(tally.done, f"{failed} failed" if failed else "")
+            run.metrics(_figures(tally.summary(cores)), step=tally.done)
+
+        try:
+            tally = run_scoring(
+                plan, model, provenance, config.sampling, config.product, config.method, config.limits,
+                config.save_maps, resources, on_progress,
+            )  # fmt: skip
+        finally:
+            progress.close()
+    summary = finish(plan, tally, provenance, resolved(config), cores)
+    run.metrics(_figures(summary), step=tally.done)
+    run.dictionary(summary, "run.json")
+    _print_summary(plan.output, summary)
+    counts = plan_counts(plan, summary)
+    return TOO_MANY_FAILED if counts > config.max_failed_fraction else DONE
+
+
+def plan_counts(plan: Plan, summary: dict) -> float:
+    """The share of this run's videos that failed."""
+    return summary["videos"][Status.FAILED] / max(plan.videos.num_rows, 1)
+
+
+def _figures(summary: dict) -> dict[str, float]:
+    figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
+    by_stage = summary["core_seconds_per_video_minute_by_stage"]
+    figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
+    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency")}
+    return {k: v for k, v in figures.items() if v is not None}
+
+
+def _print_resources(plan: Plan, resources: Resources, cluster: dict[str, float]) -> None:
+    engage = "a GPU each" if resources.gpus_an_engage_actor else f"{resources.cpus_an_actor:g} CPU each"
+    console.print(
+        f"cluster: {cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs; PREPARE: "
+        f"{resources.prepare_actors} actors, {resources.cpus_an_actor:g} CPU each; ENGAGE: "
+        f"{resources.engage_actors} actors, {engage}; blocks of "
+        f"{rows_a_block(plan.videos.num_rows, resources.prepare_actors)} videos"
+    )
+
+
+def _print_summary(output: OutputFolder, summary: dict) -> None:
+    counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
+    console.print(f"\nscored: {counts or 'nothing was left to do'} in {summary['wall_seconds']:.0f} s")
+    if summary["core_seconds_per_video_minute"] is not None:
+        stages = ", ".join(
+            f"{stage} {value:.2f}" for stage, value in summary["core_seconds_per_video_minute_by_stage"].items()
+        )
+        console.print(
+            f"cost: {summary['core_seconds_per_video_minute']:.2f} core-seconds a minute of video ({stages}); "
+            f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
+        )
+    for code, n in sorted(summary["errors"].items()):
+        console.print(f"failed, {code}: {n}, such as {summary['error_examples'][code]}")
+    console.print(f"scores: {output.uri}/scores    summary: {output.uri}/run.json")
+    if summary["errors"]:
+        console.print("to try the failed videos again, run the same command with --retry-failed")
+
+
+if __name__ == "__main__":
+    run_job(ScoreConfig, main, __doc__ or "")

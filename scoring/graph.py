@@ -1,0 +1,206 @@
+"""The graph of a scoring job: rows in -> PREPARE (CPU) -> ENGAGE (GPU or CPU) -> WRITE -> a tally row each.
+
+Errors are values in the row: whatever happens to a video, one row leaves every stage for each that came in.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.isolation import IsolatedWorker
+from scoring.output import OutputFolder
+from scoring.prepare import Prepared, Request, SamplingConfig
+from scoring.product import ProductConfig
+from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
+from scoring.saliency import EngagementMapper
+from training.models import for_inference, load_checkpoint
+
+MAX_FRAMES_A_BATCH = {"cpu": 64, "cuda": 1024}
+MAX_PADDING = 1.25
+DECODER_CALLS = 500
+"""a fresh child after so many videos: decoders leak"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """How the stages share the cluster, decided from what it has."""
+
+    prepare_actors: int
+    engage_actors: int
+    cpus_an_actor: float
+    gpus_an_engage_actor: float
+
+    @classmethod
+    def of_cluster(cls, cpus: float, gpus: float) -> "Resources":
+        """With GPUs: an ENGAGE actor each, a PREPARE actor for every other core. Without: one actor of each
+        stage on every core at half a core, so that a core is busy whichever stage has work."""
+        if gpus >= 1:
+            return cls(max(1, int(cpus - gpus)), int(gpus), 1.0, 1.0)
+        cores = max(1, int(cpus))
+        return cls(cores, cores, 0.5 if cpus >= 1 else cpus / 2, 0.0)
+
+
+def build_graph(
+    videos: pa.Table,
+    images: dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]],
+    checkpoint: bytes,
+    sampling: SamplingConfig,
+    product: ProductConfig,
+    method: str,
+    limits: "VideoLimits",
+    output: OutputFolder,
+    provenance: Provenance,
+    resources: Resources,
+    save_maps: bool,
+) -> ray.data.Dataset:
+    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``)."""
+    block_rows = rows_a_block(videos.num_rows, resources.prepare_actors)
+    blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
+    images_ref, checkpoint_ref = ray.put(images), ray.put(checkpoint)
+    return (
+        ray.data.from_arrow(blocks)
+        # INPUT video_id, video_uri, product_id -> OUTPUT scoring.rows.PREPARED; one row each
+        .map_batches(
+            PrepareActor,
+            fn_constructor_args=(images_ref, checkpoint_ref, sampling, product, limits),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=resources.cpus_an_actor,
+            compute=ray.data.ActorPoolStrategy(size=resources.prepare_actors),
+            max_restarts=-1,
+            max_task_retries=2,
+        )
+        # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
+        .map_batches(
+            EngageActor,
+            fn_constructor_args=(checkpoint_ref, method, provenance, save_maps),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=resources.cpus_an_actor,
+            num_gpus=resources.gpus_an_engage_actor,
+            compute=ray.data.ActorPoolStrategy(size=resources.engage_actors),
+            max_restarts=-1,
+            max_task_retries=2,
+        )
+        # INPUT scores -> a Parquet file a block; OUTPUT a tally row each
+        .map_batches(output.write, batch_size=None, batch_format="pyarrow", num_cpus=0.1)
+    )
+
+
+def rows_a_block(rows: int, actors: int) -> int:
+    """Blocks of about a minute of work (16 short videos), smaller where that would leave actors idle."""
+    return max(1, min(16, rows // (4 * actors)))
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoLimits:
+    """What one video may cost before it is given up as an error row."""
+
+    video_timeout: float = 300.0
+    """seconds of wall time for decoding and product search of one video: error decode_timeout"""
+    video_memory_mb: float = 4096.0
+    """memory of the decoding process, megabytes: error out_of_memory"""
+
+
+class PrepareActor:
+    """PREPARE on one core: every video in a supervised child process, so that a crash costs that video only."""
+
+    def __init__(
+        self, images: Any, checkpoint: bytes, sampling: SamplingConfig, product: ProductConfig, limits: VideoLimits
+    ):
+        self.images = _fetched(images)
+        self.limits = limits
+        size = load_checkpoint(_fetched(checkpoint)).spec.input_size
+        self.child = IsolatedWorker(
+            "scoring.prepare:make_prepare",
+            (sampling, product, size),
+            memory_limit_bytes=int(limits.video_memory_mb * 2**20),
+            max_calls=DECODER_CALLS,
+        )
+
+    def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
+        for row in videos.to_pylist():
+            yield pa.Table.from_pylist([self._prepared(row)], schema=PREPARED)
+
+    def _prepared(self, row: dict[str, Any]) -> dict[str, Any]:
+        images, outlines = self.images.get(row["product_id"], ((), None))
+        request = Request(row["video_uri"], row["product_id"], images, outlines)
+        try:
+            prepared: Prepared = self.child.call(request, self.limits.video_timeout)
+        except VideoError as error:
+            return failed_row(row, error)
+        return prepared_row(row, prepared)
+
+
+class EngageActor:
+    """ENGAGE on one GPU or core: E by one gradient a batch, P on E's grid, PE and the per-second values."""
+
+    def __init__(self, checkpoint: Any, method: str, provenance: Provenance, save_maps: bool):
+        import torch
+
+        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        self.mapper = EngagementMapper(for_inference(load_checkpoint(_fetched(checkpoint))), self.device, method)
+        self.provenance, self.save_maps = provenance, save_maps
+
+    def __call__(self, prepared: pa.Table) -> pa.Table:
+        rows = prepared.to_pylist()
+        scored: dict[int, ScoreRow] = {i: ScoreRow.failed(row) for i, row in enumerate(rows) if row["error_code"]}
+        healthy = sorted((i for i in range(len(rows)) if i not in scored), key=lambda i: rows[i]["seconds"])
+        for batch in batches_of_similar_length(
+            healthy, [rows[i]["seconds"] for i in healthy], MAX_FRAMES_A_BATCH[self.device]
+        ):
+            scored.update(zip(batch, self._scored([rows[i] for i in batch]), strict=True))
+        return ScoreRow.table([scored[i] for i in range(len(rows))], self.provenance, self.save_maps)
+
+    def _scored(self, rows: list[dict[str, Any]]) -> list[ScoreRow]:
+        """The rows' scores; a batch that fails is tried again video by video, so that one costs only itself."""
+        started = time.process_time()
+        size = self.mapper.model.spec.input_size
+        clips = [np.frombuffer(row["clip"], np.uint8).reshape(-1, size, size, 3) for row in rows]
+        try:
+            mapped = self.mapper(clips)
+        except (RuntimeError, MemoryError) as error:
+            if len(rows) > 1:
+                return [scored for row in rows for scored in self._scored([row])]
+            # torch says out of memory in a RuntimeError's text
+            memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
+            code = ErrorCode.OUT_OF_MEMORY if memory else ErrorCode.INTERNAL
+            message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            return [ScoreRow.failed(failed_row(rows[0], VideoError(code, message, Stage.ENGAGE)))]
+        results = []
+        for row, (E, engagement) in zip(rows, mapped, strict=True):  # noqa: N806
+            try:
+                results.append(score_row(row, E, engagement, self.save_maps))
+            except ValueError as error:
+                problem = VideoError(ErrorCode.INTERNAL, str(error), Stage.ENGAGE)
+                results.append(ScoreRow.failed(failed_row(row, problem)))
+        spent = (time.process_time() - started) / sum(row["seconds"] for row in rows)
+        return [r.with_core_seconds("engage", spent * row["seconds"]) for r, row in zip(results, rows, strict=True)]
+
+
+def batches_of_similar_length(items: list[int], seconds: list[int], max_frames: int) -> Iterator[list[int]]:
+    """Cut items, sorted by seconds, into batches of at most max_frames padded frames, little of them padding."""
+    batch: list[int] = []
+    real = 0
+    for item, length in zip(items, seconds, strict=True):
+        padded = (len(batch) + 1) * length
+        if batch and (padded > max_frames or padded > MAX_PADDING * (real + length)):
+            yield batch
+            batch, real = [], 0
+        batch.append(item)
+        real += length
+    if batch:
+        yield batch
+
+
+def _fetched(value: Any) -> Any:
+    return ray.get(value) if isinstance(value, ray.ObjectRef) else value

@@ -1,0 +1,138 @@
+"""The rows that travel between the stages, and the scores table's row made of them."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catalog.errors import VideoError
+from catalog.schemas import MAPS, SCORES, Status
+from scoring.pe import pe_scores, rasterised
+from scoring.prepare import Prepared
+
+STAGES = ("decode", "locate", "engage")
+
+_MEDIA = ("seconds", "fps", "width", "height", "duration_s", "codec", "product_quads", "product_inliers")
+_ERROR = ("error_code", "error_message", "error_stage")
+
+PREPARED = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("product_id", pa.string()),
+        *[(name, pa.string()) for name in _ERROR],
+        *[(name, SCORES.field(name).type) for name in _MEDIA],
+        ("clip", pa.large_binary()),  # uint8 (S, size, size, 3), C order
+        ("outlines", pa.list_(pa.list_(pa.float32()))),  # per second x1,y1,x2,y2,... or null
+        ("core_s", pa.struct([(stage, pa.float64()) for stage in STAGES])),
+    ]
+)
+
+
+def prepared_row(video: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
+    """A row of PREPARED for a video that could be looked at."""
+    found = prepared.detections
+    return {
+        "video_id": video["video_id"],
+        "product_id": video["product_id"],
+        "seconds": len(prepared.clip),
+        "fps": prepared.fps,
+        "width": prepared.width,
+        "height": prepared.height,
+        "duration_s": prepared.duration_s,
+        "codec": prepared.codec,
+        "product_quads": found and [d and d.quad.ravel().tolist() for d in found],
+        "product_inliers": found and [d.inliers if d else 0 for d in found],
+        "clip": prepared.clip.tobytes(),
+        "outlines": found and [d and d.outline.ravel().tolist() for d in found],
+        "core_s": prepared.core_seconds,
+    }
+
+
+def failed_row(video: dict[str, Any], error: VideoError) -> dict[str, Any]:
+    """A row of PREPARED for a video that could not be looked at; null wherever nothing is known."""
+    return dict.fromkeys(PREPARED.names) | {
+        "video_id": video["video_id"],
+        "product_id": video["product_id"],
+        "error_code": str(error.code),
+        "error_message": error.message,
+        "error_stage": str(error.stage),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where scores come from: the same in every row of a run."""
+
+    model_uri: str
+    model_version: str
+    run_id: str | None
+    config_hash: str
+    code_version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRow:
+    """One row of the scores table, and what travels beside it to the sink."""
+
+    scores: dict[str, Any]
+    core_s: dict[str, float]
+    map_row: dict[str, Any] | None = None
+
+    @classmethod
+    def failed(cls, row: dict[str, Any]) -> "ScoreRow":
+        scores = {name: row.get(name) for name in ("video_id", "product_id", *_ERROR)}
+        return cls(scores | {"status": str(Status.FAILED)}, _known(row.get("core_s")))
+
+    def with_core_seconds(self, stage: str, spent: float) -> "ScoreRow":
+        return dataclasses.replace(self, core_s=self.core_s | {stage: spent})
+
+    @staticmethod
+    def table(rows: list["ScoreRow"], provenance: Provenance, with_maps: bool) -> pa.Table:
+        """SCORES columns, then core_s and, on request, map: what the sink takes."""
+        common = dataclasses.asdict(provenance) | {"scored_at": datetime.datetime.now(datetime.UTC)}
+        table = pa.Table.from_pylist([row.scores | common for row in rows], schema=SCORES)
+        core = pa.array([row.core_s for row in rows], PREPARED.field("core_s").type)
+        table = table.append_column("core_s", core)
+        if with_maps:
+            maps = pa.array([row.map_row for row in rows], pa.struct(list(MAPS)))
+            table = table.append_column("map", maps)
+        return table
+
+
+def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: bool) -> ScoreRow:  # noqa: N803
+    """Scores of one video. row: of PREPARED; E: float32 (S, H, W), unscaled; engagement: the model's output."""
+    outlines = row["outlines"]
+    P = None if outlines is None else rasterised(_polygons(outlines), *E.shape[1:])  # noqa: N806
+    scores = pe_scores(E, P)
+    if P is None:
+        status = Status.NO_PRODUCT
+    else:
+        status = Status.OK if any(outline is not None for outline in outlines) else Status.NOT_LOCALISED
+    columns = {name: row[name] for name in ("video_id", "product_id", *_MEDIA)}
+    columns |= dataclasses.asdict(scores) | {"status": str(status), "predicted_engagement": engagement}
+    return ScoreRow(columns, _known(row["core_s"]), _map_row(row, E) if with_map else None)
+
+
+def _map_row(row: dict[str, Any], E: np.ndarray) -> dict[str, Any]:  # noqa: N803
+    low, high = float(E.min()), float(E.max())
+    levels = np.round((E - low) * (255 / (high - low))) if high > low else np.zeros_like(E)
+    return {
+        "video_id": row["video_id"],
+        "e_uint8": levels.astype(np.uint8).tobytes(),
+        "e_min": low,
+        "e_max": high,
+        "seconds": E.shape[0],
+        "height": E.shape[1],
+        "width": E.shape[2],
+        "product_quads": row["product_quads"],
+    }
+
+
+def _polygons(outlines: list[list[float] | None]) -> list[np.ndarray | None]:
+    return [None if o is None else np.asarray(o).reshape(-1, 2) for o in outlines]
+
+
+def _known(core_s: dict[str, float | None] | None) -> dict[str, float]:
+    return {stage: (core_s or {}).get(stage) or 0.0 for stage in STAGES}

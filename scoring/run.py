@@ -1,0 +1,267 @@
+"""One scoring job from tables to run.json: check at the door, resume, run the graph, tally, verify."""
+
+import collections
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from catalog import storage
+from catalog.errors import Refused
+from catalog.schemas import Status
+from catalog.tables import check_references, read_products, read_videos
+from scoring.graph import Resources, VideoLimits, build_graph
+from scoring.output import OutputFolder
+from scoring.prepare import SamplingConfig
+from scoring.product import ProductConfig
+from scoring.rows import STAGES, Provenance
+from scoring.saliency import METHODS
+from tracking.registry import StoredModel
+from tracking.runs import git_commit
+from training.models import load_checkpoint
+
+log = logging.getLogger(__name__)
+
+SCORES_VERSION = 1
+"""raised when the same config would give other scores: older folders are then not gone on with"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything about a scoring job that is known before work starts."""
+
+    videos: pa.Table
+    """the rows still to be scored: video_id, video_uri, product_id"""
+    all_ids: frozenset[str]
+    """every id that must have a row at the end"""
+    images: dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]]
+    finished: int
+    output: OutputFolder
+    config_hash: str
+
+
+class LostRowsError(Exception):
+    """The output's ids are not the input's: never expected, never hidden."""
+
+
+def plan_scoring(
+    videos_uri: str,
+    products_uri: str | None,
+    output_uri: str,
+    model: StoredModel,
+    sampling: SamplingConfig,
+    product: ProductConfig,
+    method: str,
+    resolved_config: dict[str, Any],
+    limit: int | None,
+    retry_failed: bool,
+    dry_run: bool,
+) -> Plan:
+    """Check all that can be checked and find out what is left to do. Raises Refused; with ``dry_run`` nothing
+    is written."""
+    if method not in METHODS:
+        raise Refused(f"--method {method}: there is no such method; choose one of {', '.join(METHODS)}")
+    _check_settings(sampling, product)
+    load_checkpoint(model.checkpoint)
+    videos = read_videos(videos_uri)
+    products = None if products_uri is None else read_products(products_uri)
+    if products is None:
+        with_product = videos.num_rows - videos["product_id"].null_count
+        if with_product:
+            raise Refused(
+                f"{videos_uri}: {with_product} videos have a product_id, but --products is not given; "
+                "give the products table, or leave the column product_id empty to score engagement alone"
+            )
+        images = {}
+    else:
+        check_references(videos, products, videos_uri, products_uri or "")
+        images = _images_of(products)
+    if limit is not None:
+        videos = videos.slice(0, limit)
+    depends = {
+        "model": model.digest[:16],
+        "method": method,
+        **{f"{field}": value for field, value in dataclasses.asdict(sampling).items()},
+        **{f"product_{field}": value for field, value in dataclasses.asdict(product).items()},
+        "scores_version": SCORES_VERSION,
+    }
+    config_hash = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    output = OutputFolder(storage.absolute(output_uri))
+    finished: set[str] = set()
+    if dry_run:
+        storage.check_writable(output.uri)
+    else:
+        output.claim(resolved_config | {"scores_depend_on": depends}, config_hash)
+        finished, failed = output.reopen(retry_failed)
+        if failed:
+            log.info("%d finished rows are failed videos; --retry-failed tries them again", failed)
+    ids = videos["video_id"]
+    if finished:
+        left = pc.invert(pc.is_in(ids, pa.array(sorted(finished), pa.string())))
+        videos = videos.filter(left)
+    return Plan(
+        videos=videos.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
+        all_ids=frozenset(ids.to_pylist()),
+        images=images,
+        finished=len(ids) - videos.num_rows,
+        output=output,
+        config_hash=config_hash,
+    )
+
+
+class Tally:
+    """What came out so far, by status, error code and stage."""
+
+    def __init__(self, total: int, finished: int):
+        self.total, self.finished = total, finished
+        self.done = 0
+        self.statuses: collections.Counter[str] = collections.Counter()
+        self.errors: collections.Counter[str] = collections.Counter()
+        self.examples: dict[str, str] = {}
+        self.core_seconds = dict.fromkeys(STAGES, 0.0)
+        self.video_minutes = 0.0
+        self.started = time.monotonic()
+
+    def add(self, rows: list[dict[str, Any]], sample_fps: float) -> None:
+        for row in rows:
+            self.done += 1
+            self.statuses[row["status"]] += 1
+            if row["error_code"]:
+                self.errors[row["error_code"]] += 1
+                self.examples.setdefault(row["error_code"], f"{row['video_id']}: {row['error_message']}")
+            self.video_minutes += (row["seconds"] or 0) / sample_fps / 60
+            for stage in STAGES:
+                self.core_seconds[stage] += row["core_s"][stage] or 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def summary(self, cores: float) -> dict[str, Any]:
+        """Figures for run.json, the console and MLflow. A minute of video is a minute that was looked at."""
+        minutes = self.video_minutes
+        kernel = sum(self.core_seconds.values())
+        return {
+            "videos": {status.value: self.statuses[status] for status in Status},
+            "errors": dict(self.errors),
+            "error_examples": self.examples,
+            "video_minutes": minutes,
+            "wall_seconds": self.wall_seconds,
+            "core_seconds_per_video_minute": kernel / minutes if minutes else None,
+            "core_seconds_per_video_minute_by_stage": {
+                stage: spent / minutes if minutes else None for stage, spent in self.core_seconds.items()
+            },
+            "core_seconds": self.core_seconds,
+            "cores": cores,
+            "efficiency": kernel / (cores * self.wall_seconds) if self.done else None,
+        }
+
+
+def run_scoring(
+    plan: Plan,
+    model: StoredModel,
+    provenance: Provenance,
+    sampling: SamplingConfig,
+    product: ProductConfig,
+    method: str,
+    limits: VideoLimits,
+    save_maps: bool,
+    resources: Resources,
+    on_progress: Callable[[Tally], None],
+) -> Tally:
+    """Score what the plan leaves to do; returns when every input row has exactly one output row.
+
+    Raises LostRowsError where that is not so.
+    """
+    plan.output.unfinish()
+    tally = Tally(plan.videos.num_rows, plan.finished)
+    if plan.videos.num_rows:
+        graph = build_graph(
+            plan.videos,
+            plan.images,
+            model.checkpoint,
+            sampling,
+            product,
+            method,
+            limits,
+            plan.output,
+            provenance,
+            resources,
+            save_maps,
+        )
+        for rows in _tally_rows(graph):
+            tally.add(rows, sampling.sample_fps)
+            on_progress(tally)
+    verify(plan)
+    return tally
+
+
+def verify(plan: Plan) -> None:
+    """Every input id once in the output, and nothing twice."""
+    counts = collections.Counter(plan.output.ids())
+    lost = [video_id for video_id in plan.all_ids if video_id not in counts]
+    doubled = [video_id for video_id, n in counts.items() if n > 1]
+    if lost or doubled:
+        raise LostRowsError(
+            f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3]}), {len(doubled)} have several "
+            f"(such as {doubled[:3]}); run the same command again, it repairs the folder and scores what is missing"
+        )
+
+
+def finish(plan: Plan, tally: Tally, provenance: Provenance, config: dict[str, Any], cores: float) -> dict[str, Any]:
+    """Write run.json, the last file of a run; returns what it says."""
+    summary = {
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "rows": len(plan.all_ids),
+        "resumed_from": plan.finished,
+        **tally.summary(cores),
+        "provenance": dataclasses.asdict(provenance),
+        "code_version": git_commit(),
+        "config": config,
+    }
+    plan.output.finish(summary)
+    return summary
+
+
+def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
+    for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield batch.to_pylist()
+
+
+def _check_settings(sampling: SamplingConfig, product: ProductConfig) -> None:
+    positive = {
+        "--sample-fps": sampling.sample_fps,
+        "--max-seconds": sampling.max_seconds,
+        "--max-duration": sampling.max_duration,
+        "--max-megabytes": sampling.max_megabytes,
+        "--working-short-side": product.working_short_side,
+    }
+    for flag, value in positive.items():
+        if not value > 0:
+            raise Refused(f"{flag} is {value}, expected a number above 0")
+    if not 0 < product.match_ratio <= 1:
+        raise Refused(f"--match-ratio is {product.match_ratio}, expected a number above 0 and at most 1")
+    if product.min_inliers < 4:
+        raise Refused(f"--min-inliers is {product.min_inliers}, a homography needs at least 4")
+
+
+def _images_of(products: pa.Table) -> dict[str, Any]:
+    outlines = products["image_outlines"].to_pylist() if "image_outlines" in products.column_names else None
+    rows = zip(products["product_id"].to_pylist(), products["image_uris"].to_pylist(), strict=True)
+    return {
+        product_id: (
+            tuple(uris),
+            None
+            if outlines is None or outlines[i] is None
+            else tuple(None if o is None else tuple(o) for o in outlines[i]),
+        )
+        for i, (product_id, uris) in enumerate(rows)
+    }

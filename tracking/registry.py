@@ -1,0 +1,134 @@
+"""The model registry: how engagement models are stored, found and promoted."""
+
+import dataclasses
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from catalog.errors import Refused
+from tracking.runs import PROJECT, Run, connect
+
+log = logging.getLogger(__name__)
+
+MODEL_NAME = "pe-engagement"
+CHAMPION, CHALLENGER = "champion", "challenger"
+CHECKPOINT = "model.pt"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """A model's checkpoint, fetched by the driver and handed to the workers as bytes."""
+
+    uri: str
+    """as asked for"""
+    version: str
+    """the registry's version, or the digest of a plain file"""
+    digest: str
+    """SHA-256 of the checkpoint: the identity of the weights"""
+    checkpoint: bytes
+
+
+def register(run: Run, checkpoint: Path, example: np.ndarray, tags: dict[str, str]) -> str | None:
+    """Log the model to ``run`` and register it as the challenger; returns its version, None where MLflow failed.
+
+    example: uint8 (1, S, H, W, 3), a clip that shows the input's form.
+    """
+    if run.run_id is None:
+        return None
+    try:
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, *example.shape[2:]), "clips")]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1,), "log1p_engagement")]),
+        )
+        with mlflow.start_run(run_id=run.run_id, log_system_metrics=False):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(PROJECT / "training" / "pyfunc.py"),
+                artifacts={"checkpoint": str(checkpoint)},
+                code_paths=[str(PROJECT / "training"), str(PROJECT / "catalog")],
+                signature=signature,
+                input_example={"clips": example},
+                pip_requirements=["torch", "numpy", "mlflow"],
+                registered_model_name=MODEL_NAME,
+                tags=tags,
+            )
+        client = MlflowClient()
+        version = str(info.registered_model_version)
+        for key, value in tags.items():
+            client.set_model_version_tag(MODEL_NAME, version, key, value)
+        client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
+        return version
+    except Exception as error:
+        run.failed("registering the model", error)
+        return None
+
+
+def load(uri: str) -> StoredModel:
+    """Fetch a model by registry URI (``models:/pe-engagement@champion``, ``models:/pe-engagement/3``), run URI
+    (``runs:/ID/model``) or the path of a checkpoint file. Raises Refused with the next step."""
+    if "://" not in uri and not re.match(r"^(models|runs):/", uri):
+        path = Path(uri)
+        if not path.is_file():
+            raise Refused(
+                f"--model {uri}: no such checkpoint file, and not a model URI; "
+                f"expected models:/{MODEL_NAME}@{CHAMPION}, models:/{MODEL_NAME}/VERSION or a file that jobs.train wrote"
+            )
+        content = path.read_bytes()
+        return StoredModel(uri, hashlib.sha256(content).hexdigest()[:12], hashlib.sha256(content).hexdigest(), content)
+    connect()
+    try:
+        version = _version_of(uri)
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise Refused(f"--model {uri}: {_first_line(error)}. {_known_models()}") from error
+    found = sorted(folder.rglob(CHECKPOINT))
+    if not found:
+        raise Refused(f"--model {uri} holds no {CHECKPOINT}: it was not registered by jobs.train")
+    content = found[0].read_bytes()
+    return StoredModel(uri, version, hashlib.sha256(content).hexdigest(), content)
+
+
+def promote(version: str) -> None:
+    """Make a registered version the champion. Raises Refused where there is no such version."""
+    connect()
+    client = MlflowClient()
+    try:
+        client.get_model_version(MODEL_NAME, version)
+        client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
+    except MlflowException as error:
+        raise Refused(f"--version {version}: {_first_line(error)}. {_known_models()}") from error
+
+
+def _version_of(uri: str) -> str:
+    if not uri.startswith("models:/"):
+        return uri.removeprefix("runs:/").split("/")[0]
+    name = uri.removeprefix("models:/")
+    if "@" in name:
+        name, alias = name.split("@", 1)
+        return str(MlflowClient().get_model_version_by_alias(name, alias).version)
+    return name.rsplit("/", 1)[-1]
+
+
+def _known_models() -> str:
+    try:
+        versions: list[Any] = list(MlflowClient().search_model_versions(f"name='{MODEL_NAME}'"))
+        aliases = MlflowClient().get_registered_model(MODEL_NAME).aliases if versions else {}
+    except MlflowException:
+        versions, aliases = [], {}
+    if not versions:
+        return f"No version of {MODEL_NAME} is registered at {mlflow.get_tracking_uri()}; run jobs.train first"
+    named = ", ".join(sorted((str(v.version) for v in versions), key=int))
+    return f"Registered versions of {MODEL_NAME}: {named}; aliases: {aliases or 'none'}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0].rstrip(".")

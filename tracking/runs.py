@@ -1,0 +1,164 @@
+"""MLflow in one place: where runs go, how they are opened, and that tracking which fails never ends a job."""
+
+import contextlib
+import functools
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.time import get_current_time_millis
+
+log = logging.getLogger(__name__)
+
+TRAINING, SCORING, LIFT = "pe-training", "pe-scoring", "pe-lift"
+PROJECT = Path(__file__).resolve().parent.parent
+LOCAL_STORE = PROJECT / "mlruns"
+
+Result = TypeVar("Result")
+
+
+def connect() -> str:
+    """Point MLflow at MLFLOW_TRACKING_URI, or at SQLite under mlruns/; returns the tracking URI.
+
+    A server that does not answer is given up on soon (MLflow's own defaults wait for many minutes).
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        LOCAL_STORE.mkdir(exist_ok=True)
+        uri = f"sqlite:///{LOCAL_STORE / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def ui_command() -> str:
+    """The shell command that shows the runs."""
+    uri = mlflow.get_tracking_uri()
+    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else f"open {uri}"
+
+
+def git_commit() -> str:
+    """The commit of this checkout with ``-dirty`` where it was changed; in a submitted job, which has no
+    checkout, the name that Ray gave to the uploaded working directory."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        return described.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return PROJECT.name if PROJECT.name.startswith("_ray_pkg_") else "unknown"
+
+
+def _never_fatal(method: Callable[..., Result]) -> Callable[..., Result | None]:
+    @functools.wraps(method)
+    def safe(self: "Run", *args: Any, **kwargs: Any) -> Result | None:
+        if self.run_id is None:
+            return None
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # MLflow raises many kinds, from many layers
+            self.failed(method.__name__, error)
+            return None
+
+    return safe
+
+
+class Run:
+    """One MLflow run. Every method is safe to call: what fails is said once in the log and the job goes on.
+
+    ``run_id`` is None where no run could be opened; then all methods do nothing.
+    """
+
+    def __init__(self, run_id: str | None):
+        self.run_id = run_id
+        self.failures = 0
+
+    def failed(self, what: str, error: Exception) -> None:
+        self.failures += 1
+        log.warning("MLflow: %s failed, the job goes on without it: %s", what, str(error).split("\n")[0][:300])
+        if self.failures >= 3:
+            log.warning("MLflow: given up for this run after three failures")
+            self.run_id = None
+
+    @_never_fatal
+    def params(self, params: Mapping[str, Any]) -> None:
+        values = [Param(k, str(v)) for k, v in params.items()]
+        MlflowClient().log_batch(self.run_id, params=values)
+
+    @_never_fatal
+    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        now = get_current_time_millis()
+        values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        MlflowClient().log_batch(self.run_id, metrics=values)
+
+    @_never_fatal
+    def tags(self, tags: Mapping[str, str]) -> None:
+        MlflowClient().log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+
+    @_never_fatal
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        MlflowClient().log_artifact(self.run_id, str(path), folder)
+
+    @_never_fatal
+    def dictionary(self, content: dict[str, Any], file: str) -> None:
+        MlflowClient().log_dict(self.run_id, content, file)
+
+    @_never_fatal
+    def figure(self, figure: Any, file: str) -> None:
+        MlflowClient().log_figure(self.run_id, figure, file)
+
+    @_never_fatal
+    def table_input(self, name: str, source: str, table: Any, context: str) -> None:
+        """Log a pandas table as the run's dataset (its digest and schema, not its rows)."""
+        dataset = mlflow.data.from_pandas(table, source=source, name=name)  # pyright: ignore
+        with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
+            mlflow.log_input(dataset, context=context)
+
+    @_never_fatal
+    def finish(self, status: str) -> None:
+        MlflowClient().set_terminated(self.run_id, status)
+
+
+@contextlib.contextmanager
+def open_run(experiment: str, name: str, tags: Mapping[str, str], resume_id: str | None = None) -> Iterator[Run]:
+    """A run of ``experiment``, FINISHED or FAILED with the block; ``resume_id`` goes on with an earlier one."""
+    run = Run(None)
+    try:
+        uri = connect()
+        client = MlflowClient()
+        if resume_id is not None:
+            client.update_run(resume_id, "RUNNING")
+            run.run_id = resume_id
+        else:
+            run.run_id = client.create_run(_experiment_id(client, experiment, uri), run_name=name).info.run_id
+    except Exception as error:
+        log.warning(
+            "MLflow at %s cannot be used, the job goes on without it: %s",
+            os.environ.get("MLFLOW_TRACKING_URI", LOCAL_STORE), str(error).split("\n")[0][:300],
+        )  # fmt: skip
+    run.tags({"mlflow.source.git.commit": git_commit(), "mlflow.source.type": "JOB", **tags})
+    try:
+        yield run
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    run.finish("FINISHED")
+
+
+def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    # a server keeps artifacts where it was told to; a local database would put them beside the current directory
+    location = (LOCAL_STORE / "artifacts" / name).as_uri() if uri.startswith("sqlite") else None
+    return client.create_experiment(name, artifact_location=location)
