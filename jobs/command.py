@@ -10,14 +10,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from catalog.errors import Refused
 
@@ -58,9 +65,7 @@ def parse(config_type: type[Config], arguments: list[str], description: str) -> 
     given = {flag.split("=")[0].replace("_", "-").replace("--no-", "--") for flag in flags if flag.startswith("--")}
     kept = [group for group in from_file if group[0].replace("--no-", "--") not in given]
     return tyro.cli(
-        tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[config_type]]
-        if False
-        else tyro.conf.OmitArgPrefixes[config_type],
+        tyro.conf.OmitArgPrefixes[config_type],
         args=[flag for group in kept for flag in group] + flags,
         description=f"{description}\n\nEvery flag can also be set in a YAML file given with --config; flags win.",
     )
@@ -112,27 +117,30 @@ def print_config(flat: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(wait_seconds: float = 300.0) -> Iterator[dict[str, float]]:
+def ray_cluster(wait_seconds: float = 300.0) -> Iterator[Mapping[str, float]]:
     """Join the cluster of RAY_ADDRESS (set inside submitted jobs), else start a local one and stop it again.
 
     Yields the cluster's resources (CPU, GPU, ...). Raises Refused where no node offers a CPU in time.
     """
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     import ray.data
 
+    if ray.is_initialized():  # within another job, such as the demo
+        yield ray.cluster_resources()
+        return
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address or "local", logging_level=logging.WARNING, **options)
+        # workers' logs stay in the session's folder: Ray's own chatter would bury the job's progress
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError) as error:
         raise Refused(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.enable_operator_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         deadline = time.monotonic() + wait_seconds
         while (resources := ray.cluster_resources()).get("CPU", 0) <= 0:
             if time.monotonic() > deadline:
@@ -151,7 +159,12 @@ class ProgressLog:
         self.started = self.printed = time.monotonic()
         self.bar = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
             self.bar.start()
             self.task = self.bar.add_task(what, total=total)

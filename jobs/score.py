@@ -1,7 +1,9 @@
 """Score a catalogue: python -m jobs.score --videos V --products P --model M --output DIR"""
 
 import dataclasses
+from collections.abc import Mapping
 
+from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
 from jobs.command import (
     DONE,
@@ -16,7 +18,6 @@ from jobs.command import (
 )
 from scoring.graph import Resources, VideoLimits, rows_a_block
 from scoring.output import OutputFolder
-from scoring.prepare import SamplingConfig
 from scoring.product import ProductConfig
 from scoring.rows import STAGES, Provenance
 from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring
@@ -39,12 +40,14 @@ class ScoreConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     product: ProductConfig = dataclasses.field(default_factory=ProductConfig)
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
+    max_prepare_actors: int | None = None
+    """let an autoscaling cluster grow to so many decoding actors, a core each; default: what it has now"""
     save_maps: bool = False
     """also write E as uint8 and the product's quads to DIR/maps/*.parquet"""
     retry_failed: bool = False
     """score again the rows whose status is failed"""
     max_failed_fraction: float = 0.5
-    """exit with 3 where more than this share of all videos failed"""
+    """exit with 3 where more than this share of the videos that were scored failed"""
     limit: int | None = None
     """only the first so many videos, for a trial"""
     dry_run: bool = False
@@ -64,7 +67,7 @@ def main(config: ScoreConfig) -> int:
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
     )
     with ray_cluster() as cluster:
-        resources = Resources.of_cluster(cluster.get("CPU", 0), cluster.get("GPU", 0))
+        resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
         _print_resources(plan, resources, cluster)
         if config.dry_run:
             return DONE
@@ -100,13 +103,8 @@ def _score(
     run.metrics(_figures(summary), step=tally.done)
     run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
-    counts = plan_counts(plan, summary)
-    return TOO_MANY_FAILED if counts > config.max_failed_fraction else DONE
-
-
-def plan_counts(plan: Plan, summary: dict) -> float:
-    """The share of this run's videos that failed."""
-    return summary["videos"][Status.FAILED] / max(plan.videos.num_rows, 1)
+    failed = summary["videos"][Status.FAILED] / max(plan.videos.num_rows, 1)
+    return TOO_MANY_FAILED if failed > config.max_failed_fraction else DONE
 
 
 def _figures(summary: dict) -> dict[str, float]:
@@ -117,7 +115,7 @@ def _figures(summary: dict) -> dict[str, float]:
     return {k: v for k, v in figures.items() if v is not None}
 
 
-def _print_resources(plan: Plan, resources: Resources, cluster: dict[str, float]) -> None:
+def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, float]) -> None:
     engage = "a GPU each" if resources.gpus_an_engage_actor else f"{resources.cpus_an_actor:g} CPU each"
     console.print(
         f"cluster: {cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs; PREPARE: "

@@ -5,6 +5,7 @@ Errors are values in the row: whatever happens to a video, one row leaves every 
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,17 +13,22 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.isolation import IsolatedWorker
+from catalog.sampling import SamplingConfig
 from scoring.output import OutputFolder
-from scoring.prepare import Prepared, Request, SamplingConfig
+from scoring.prepare import Prepared, Request
 from scoring.product import ProductConfig
 from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
 from scoring.saliency import EngagementMapper
 from training.models import for_inference, load_checkpoint
 
 MAX_FRAMES_A_BATCH = {"cpu": 64, "cuda": 1024}
+RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
+"""An actor may die with its node any number of times; a block that kills its actor is given up after two more
+tries. Bounding the restarts too would let a pool of one wait for ever."""
 MAX_PADDING = 1.25
 DECODER_CALLS = 500
 """a fresh child after so many videos: decoders leak"""
@@ -33,18 +39,21 @@ class Resources:
     """How the stages share the cluster, decided from what it has."""
 
     prepare_actors: int
+    max_prepare_actors: int
     engage_actors: int
     cpus_an_actor: float
     gpus_an_engage_actor: float
 
     @classmethod
-    def of_cluster(cls, cpus: float, gpus: float) -> "Resources":
+    def of_cluster(cls, cpus: float, gpus: float, max_prepare_actors: int | None = None) -> "Resources":
         """With GPUs: an ENGAGE actor each, a PREPARE actor for every other core. Without: one actor of each
-        stage on every core at half a core, so that a core is busy whichever stage has work."""
+        stage on every core at half a core, so that a core is busy whichever stage has work.
+        ``max_prepare_actors``: how far an autoscaling cluster may be asked to grow."""
         if gpus >= 1:
-            return cls(max(1, int(cpus - gpus)), int(gpus), 1.0, 1.0)
+            prepare = max(1, int(cpus - gpus))
+            return cls(prepare, max(prepare, max_prepare_actors or 0), int(gpus), 1.0, 1.0)
         cores = max(1, int(cpus))
-        return cls(cores, cores, 0.5 if cpus >= 1 else cpus / 2, 0.0)
+        return cls(cores, max(cores, max_prepare_actors or 0), cores, 0.5 if cpus >= 1 else cpus / 2, 0.0)
 
 
 def build_graph(
@@ -63,31 +72,33 @@ def build_graph(
     """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``)."""
     block_rows = rows_a_block(videos.num_rows, resources.prepare_actors)
     blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
-    images_ref, checkpoint_ref = ray.put(images), ray.put(checkpoint)
+    # Ray 2.60 has no other way to say these, yet warns of it
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
+    shared = [ray.put(images), ray.put(checkpoint)]  # in a list: a restarted actor must find them again
     return (
         ray.data.from_arrow(blocks)
         # INPUT video_id, video_uri, product_id -> OUTPUT scoring.rows.PREPARED; one row each
         .map_batches(
             PrepareActor,
-            fn_constructor_args=(images_ref, checkpoint_ref, sampling, product, limits),
+            fn_constructor_args=(shared, sampling, product, limits),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
-            compute=ray.data.ActorPoolStrategy(size=resources.prepare_actors),
-            max_restarts=-1,
-            max_task_retries=2,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=resources.prepare_actors, max_size=resources.max_prepare_actors
+            ),
+            **RESTARTS,
         )
         # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
         .map_batches(
             EngageActor,
-            fn_constructor_args=(checkpoint_ref, method, provenance, save_maps),
+            fn_constructor_args=(shared, method, provenance, save_maps),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
             num_gpus=resources.gpus_an_engage_actor,
             compute=ray.data.ActorPoolStrategy(size=resources.engage_actors),
-            max_restarts=-1,
-            max_task_retries=2,
+            **RESTARTS,
         )
         # INPUT scores -> a Parquet file a block; OUTPUT a tally row each
         .map_batches(output.write, batch_size=None, batch_format="pyarrow", num_cpus=0.1)
@@ -96,7 +107,7 @@ def build_graph(
 
 def rows_a_block(rows: int, actors: int) -> int:
     """Blocks of about a minute of work (16 short videos), smaller where that would leave actors idle."""
-    return max(1, min(16, rows // (4 * actors)))
+    return max(1, min(16, rows // (8 * actors)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +124,15 @@ class PrepareActor:
     """PREPARE on one core: every video in a supervised child process, so that a crash costs that video only."""
 
     def __init__(
-        self, images: Any, checkpoint: bytes, sampling: SamplingConfig, product: ProductConfig, limits: VideoLimits
+        self,
+        shared: list[ray.ObjectRef],
+        sampling: SamplingConfig,
+        product: ProductConfig,
+        limits: VideoLimits,
     ):
-        self.images = _fetched(images)
+        self.images, checkpoint = ray.get(shared)
         self.limits = limits
-        size = load_checkpoint(_fetched(checkpoint)).spec.input_size
+        size = load_checkpoint(checkpoint).spec.input_size
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
             (sampling, product, size),
@@ -142,13 +157,13 @@ class PrepareActor:
 class EngageActor:
     """ENGAGE on one GPU or core: E by one gradient a batch, P on E's grid, PE and the per-second values."""
 
-    def __init__(self, checkpoint: Any, method: str, provenance: Provenance, save_maps: bool):
+    def __init__(self, shared: list[ray.ObjectRef], method: str, provenance: Provenance, save_maps: bool):
         import torch
 
         self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(1)
-        self.mapper = EngagementMapper(for_inference(load_checkpoint(_fetched(checkpoint))), self.device, method)
+        self.mapper = EngagementMapper(for_inference(load_checkpoint(ray.get(shared[1]))), self.device, method)
         self.provenance, self.save_maps = provenance, save_maps
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
@@ -177,7 +192,7 @@ class EngageActor:
             message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return [ScoreRow.failed(failed_row(rows[0], VideoError(code, message, Stage.ENGAGE)))]
         results = []
-        for row, (E, engagement) in zip(rows, mapped, strict=True):  # noqa: N806
+        for row, (E, engagement) in zip(rows, mapped, strict=True):
             try:
                 results.append(score_row(row, E, engagement, self.save_maps))
             except ValueError as error:
@@ -200,7 +215,3 @@ def batches_of_similar_length(items: list[int], seconds: list[int], max_frames: 
         real += length
     if batch:
         yield batch
-
-
-def _fetched(value: Any) -> Any:
-    return ray.get(value) if isinstance(value, ray.ObjectRef) else value

@@ -1,9 +1,9 @@
 """The output folder of a scoring job: what is finished, what is written, and the proof that no row is lost.
 
-    DIR/config.json         the resolved config, written first
-    DIR/scores/*.parquet    exactly one row an input row, complete files only
-    DIR/maps/*.parquet      on request
-    DIR/run.json            written last: its presence says that the job is finished
+DIR/config.json         the resolved config, written first
+DIR/scores/*.parquet    exactly one row an input row, complete files only
+DIR/maps/*.parquet      on request
+DIR/run.json            written last: its presence says that the job is finished
 """
 
 import dataclasses
@@ -53,17 +53,21 @@ class OutputFolder:
         failed = 0
         for part in self._parts("scores"):
             table = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=SCORES)
-            kept = [
-                i
-                for i, (video_id, status) in enumerate(
-                    zip(table["video_id"].to_pylist(), table["status"].to_pylist(), strict=True)
-                )
-                if video_id not in finished and not (retry_failed and status == Status.FAILED)
-            ]
+            kept: list[int] = []
+            for i, (video_id, status) in enumerate(
+                zip(table["video_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+            ):
+                if video_id not in finished and not (retry_failed and status == Status.FAILED):
+                    finished.add(video_id)
+                    kept.append(i)
+            if len(kept) < table.num_rows:
+                self.unfinish()
+            if not kept:
+                self._remove(part)
+                continue
             if len(kept) < table.num_rows:
                 table = table.take(kept)
                 storage.write_bytes_atomically(part, _parquet(table))
-            finished.update(table["video_id"].to_pylist())
             failed += pc.sum(pc.equal(table["status"], Status.FAILED)).as_py() or 0
         return finished, failed
 
@@ -92,7 +96,10 @@ class OutputFolder:
 
     def unfinish(self) -> None:
         """There is work again: the folder is not finished until ``finish``."""
-        fs, path = storage.filesystem_of(f"{self.uri}/run.json")
+        self._remove(f"{self.uri}/run.json")
+
+    def _remove(self, uri: str) -> None:
+        fs, path = storage.filesystem_of(uri)
         if fs.exists(path):
             fs.rm_file(path)
 

@@ -6,34 +6,18 @@ Runs in a supervised child process, because it touches untrusted bytes. Kernel c
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
 
 from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
-from catalog.video import Backend, iter_frames, probe
+from catalog.sampling import SamplingConfig
+from catalog.video import iter_frames, probe
 from scoring.product import Detection, ProductConfig, ProductIndex, View, locate_in_frame
 
 FETCH_TIMEOUT_S = 120.0
 MAX_IMAGE_BYTES = 64 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """Which frames of a video are looked at, and which videos are too much."""
-
-    sample_fps: float = 1.0
-    """sampled frames a second of video"""
-    max_seconds: float = 60.0
-    """only the first so many seconds are looked at"""
-    max_duration: float = 600.0
-    """longer videos are not decoded: error too_long, seconds"""
-    max_megabytes: float = 2048.0
-    """larger files are not fetched: error too_large"""
-    decoder: Backend = "pyav"
-    """pyav (exact, maintained) or decord"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from catalog.errors import ErrorCode, Stage, VideoError
+from scoring.sift import Features, mutual_matches, root_sift
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,15 @@ class ProductConfig:
 
 REFERENCE_LONG_SIDE_PX = 640
 MIN_REFERENCE_FEATURES = 16
-MAX_FEATURES = 3000
+COARSE_SCALE = 0.5
+MIN_COARSE_SHORT_SIDE_PX = 120
+CONFIDENT_INLIERS = 12
+"""coarse matches with which a fine look would add nothing"""
+MIN_EVIDENCE = 3
+"""coarse matches that must agree for a fine look"""
+REGION_ROOM = 0.35
+"""of the region's diagonal, on every side"""
+MIN_REGION_PX = 32
 POSE_TURN_DEGREES = 25.0
 POSE_ZOOM_OCTAVES = 0.6
 POSE_SHIFT_SHARE = 0.25
@@ -41,27 +50,10 @@ PLAIN_BACKGROUND_STD = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
-    """Local features of one image; N may be 0."""
-
-    points: np.ndarray
-    """(N, 2) float32, x, y, pixels"""
-    sizes: np.ndarray
-    """(N,) float32, diameter, pixels"""
-    angles: np.ndarray
-    """(N,) float32, degrees"""
-    descriptors: np.ndarray
-    """(N, 128) float32 RootSIFT, unit length"""
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-
-@dataclasses.dataclass(frozen=True)
 class View:
     """One catalogue image of a product, ready to be matched."""
 
-    features: "Features"
+    features: Features
     outline: np.ndarray
     """(K, 2) float32, the product's outline in the image, pixels"""
     corners: np.ndarray
@@ -142,92 +134,138 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
     return View(features, polygon, _corners(polygon))
 
 
-def root_sift(gray: np.ndarray, mask: np.ndarray | None = None) -> Features:
-    """Features of a uint8 (H, W) image, where ``mask`` (same shape) is not 0."""
-    detector = cv2.SIFT_create(nfeatures=MAX_FEATURES)  # pyright: ignore
-    keypoints, descriptors = detector.detectAndCompute(gray, mask)
-    if descriptors is None:
-        keypoints, descriptors = (), np.empty((0, 128), np.float32)
-    descriptors /= np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-7)
-    geometry = np.array([(*k.pt, k.size, k.angle) for k in keypoints], np.float32).reshape(-1, 4)
-    return Features(geometry[:, :2], geometry[:, 2], geometry[:, 3], np.sqrt(descriptors))
-
-
-def locate(frames: Iterable[np.ndarray], product: Sequence[View], config: ProductConfig | None = None) -> list[Detection | None]:
+def locate(
+    frames: Iterable[np.ndarray], product: Sequence[View], config: ProductConfig | None = None
+) -> list[Detection | None]:
     """Look for a product in the frames of a video.
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
     ``ProductIndex``. Returns one entry a frame, in order: a Detection, or None where it was not found.
     """
-    config = config or ProductConfig()
-    return [locate_in_frame(frame, product, config) for frame in frames]
+    search = ProductSearch(product, config or ProductConfig())
+    return [search(frame) for frame in frames]
 
 
 def locate_in_frame(frame: np.ndarray, product: Sequence[View], config: ProductConfig) -> Detection | None:
-    """The best detection over the product's views in one frame, or None."""
-    gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = config.working_short_side / min(gray.shape)
-    if scale < 1:
-        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    features = root_sift(gray)
-    found = (match(features, gray.shape[:2], view, config) for view in product)
-    return max((d for d in found if d is not None), key=lambda d: d.inliers, default=None)
+    """The best detection over the product's views in one frame on its own, or None."""
+    return ProductSearch(product, config)(frame)
 
 
-def match(frame: Features, shape: tuple[int, ...], view: View, config: ProductConfig) -> Detection | None:
-    """One frame's features against one view. shape: the frame's (H, W), pixels."""
-    in_frame, in_view = _mutual_matches(frame.descriptors, view.features.descriptors, config.match_ratio)
-    cluster = _largest_pose_cluster(frame, in_frame, view, in_view)
+class ProductSearch:
+    """Looks for one product in the frames of one video, in order.
+
+    Coarse to fine: the whole frame at half the working resolution first, which decides most frames; where it
+    leaves the matter open, the working resolution, only where the coarse matches (or the second before) point.
+    """
+
+    def __init__(self, product: Sequence[View], config: ProductConfig):
+        self.product, self.config = product, config
+        self.last: Detection | None = None
+
+    def __call__(self, frame: np.ndarray) -> Detection | None:
+        """frame: uint8 (H, W) grey or (H, W, 3) RGB, any size -> the best detection over the product's views."""
+        gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        gray = _shrunk(gray, self.config.working_short_side / min(gray.shape))
+        if min(gray.shape) * COARSE_SCALE < MIN_COARSE_SHORT_SIDE_PX:
+            return _best(self._searched(gray, None)[0])
+        found, places = self._searched(_shrunk(gray, COARSE_SCALE), None)
+        if not any(d.inliers >= CONFIDENT_INLIERS for d in found):
+            if self.last is not None:
+                places.append(self.last.quad)
+            for place in places:
+                found += self._searched(gray, place)[0]
+        self.last = _best(found)
+        return self.last
+
+    def _searched(self, gray: np.ndarray, place: np.ndarray | None) -> tuple[list[Detection], list[np.ndarray]]:
+        """Detections, and (4, 2) quads (fractions of the frame) that deserve a closer look.
+
+        place: look only round this quad; None: everywhere.
+        """
+        left, top, right, bottom = _region(place, gray.shape)
+        if min(right - left, bottom - top) < MIN_REGION_PX:
+            return [], []
+        features = root_sift(gray[top:bottom, left:right])
+        features = dataclasses.replace(features, points=features.points + np.float32([left, top]))
+        found, places = [], []
+        for view in self.product:
+            detection, hint = match(features, gray.shape, view, self.config)
+            if detection is not None:
+                found.append(detection)
+            if hint is not None:
+                places.append(hint)
+        return found, places
+
+
+def _best(found: Sequence[Detection]) -> Detection | None:
+    return max(found, key=lambda d: d.inliers, default=None)
+
+
+def _shrunk(gray: np.ndarray, scale: float) -> np.ndarray:
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
+
+
+def _region(place: np.ndarray | None, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom in pixels, with room round the quad for what it gets wrong."""
+    height, width = shape[:2]
+    if place is None:
+        return 0, 0, width, height
+    quad = place * np.array([width, height])
+    room = REGION_ROOM * np.linalg.norm(np.ptp(quad, axis=0))
+    (left, top), (right, bottom) = quad.min(axis=0) - room, quad.max(axis=0) + room
+    return max(0, int(left)), max(0, int(top)), min(width, int(right) + 1), min(height, int(bottom) + 1)
+
+
+def match(
+    frame: Features, shape: tuple[int, ...], view: View, config: ProductConfig
+) -> tuple[Detection | None, np.ndarray | None]:
+    """One frame's features against one view. shape: the frame's (H, W), pixels.
+
+    Returns the detection, and where the matches that agree best would have the product: its corners (4, 2) in
+    fractions of the frame, None where fewer than MIN_EVIDENCE agree.
+    """
+    size = np.array([shape[1], shape[0]], dtype=np.float32)
+    in_frame, in_view = mutual_matches(frame.descriptors, view.features.descriptors, config.match_ratio)
+    poses = _poses(frame, in_frame, view, in_view)
+    cluster = _largest_cluster(poses, view)
+    if cluster.sum() < MIN_EVIDENCE:
+        return None, None
+    hint = _posed_corners(poses[cluster], view) / size
     in_frame, in_view = in_frame[cluster], in_view[cluster]
     if len(in_frame) < config.min_inliers:
-        return None
+        return None, hint
     source, target = view.features.points[in_view], frame.points[in_frame]
     homography, inlying = cv2.findHomography(
         source, target, cv2.USAC_MAGSAC, REPROJECTION_PX, maxIters=2000, confidence=0.999
     )
     if homography is None:
-        return None
+        return None, hint
     inlying = inlying.ravel().astype(bool)
     inliers = int(inlying.sum())
     if inliers < config.min_inliers or not _is_plausible(homography, view, source[inlying], shape):
-        return None
-    size = np.array([shape[1], shape[0]], dtype=np.float32)
+        return None, hint
     outline, quad = _projected(view.outline, homography), _projected(view.corners, homography)
-    return Detection(outline / size, quad / size, inliers)
+    return Detection(outline / size, quad / size, inliers), quad / size
 
 
-def _mutual_matches(frame: np.ndarray, view: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
-    """Index pairs (into frame, into view) that pass the ratio test and are each other's best, best first."""
-    if len(frame) < 2 or len(view) < 2:
-        return np.empty(0, np.intp), np.empty(0, np.intp)
-    similarity = frame @ view.T
-    rows = np.arange(len(frame))
-    best = similarity.argmax(axis=1)
-    rows = rows[similarity.argmax(axis=0)[best] == rows]
-    best = best[rows]
-    rest = similarity[rows]
-    # unit vectors: squared distance = 2 - 2 * similarity
-    distance = 1 - rest[np.arange(len(rows)), best]
-    rest[np.arange(len(rows)), best] = -1
-    keep = distance < ratio**2 * (1 - rest.max(axis=1))
-    order = np.argsort(distance[keep], kind="stable")
-    return rows[keep][order], best[keep][order]
-
-
-def _largest_pose_cluster(frame: Features, in_frame: np.ndarray, view: View, in_view: np.ndarray) -> np.ndarray:
-    """Mask of the matches that agree with one another about the product's turn, size and centre.
-
-    Every match alone implies a pose, from the two features' angles and sizes. False matches imply poses all
-    over the frame, so that a loose ratio test can be used where the true ones must agree.
-    """
-    if not len(in_frame):
-        return np.empty(0, bool)
+def _poses(frame: Features, in_frame: np.ndarray, view: View, in_view: np.ndarray) -> np.ndarray:
+    """(N, 4): the turn (degrees), zoom and centre x, y (pixels) of the product that each match alone implies."""
     turn = frame.angles[in_frame] - view.features.angles[in_view]
     zoom = frame.sizes[in_frame] / view.features.sizes[in_view]
     to_centre = view.corners.mean(axis=0) - view.features.points[in_view]
-    cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
-    rotated = np.stack([cos * to_centre[:, 0] - sin * to_centre[:, 1], sin * to_centre[:, 0] + cos * to_centre[:, 1]])
-    centre = frame.points[in_frame] + zoom[:, None] * rotated.T
+    centre = frame.points[in_frame] + zoom[:, None] * _turned(to_centre, turn)
+    return np.column_stack([turn, zoom, centre])
+
+
+def _largest_cluster(poses: np.ndarray, view: View) -> np.ndarray:
+    """Mask of the matches that agree with one another about the product's turn, size and centre.
+
+    False matches imply poses all over the frame, so that a loose ratio test can be used where the true ones
+    must agree.
+    """
+    if not len(poses):
+        return np.empty(0, bool)
+    turn, zoom, centre = poses[:, 0], poses[:, 1], poses[:, 2:]
     diagonal = np.linalg.norm(view.corners[2] - view.corners[0])
     apart = np.linalg.norm(centre[:, None] - centre[None], axis=2)
     agree = (
@@ -236,6 +274,21 @@ def _largest_pose_cluster(frame: Features, in_frame: np.ndarray, view: View, in_
         & (apart < POSE_SHIFT_SHARE * diagonal * np.minimum(zoom[:, None], zoom[None]))
     )
     return agree[agree.sum(axis=1).argmax()]
+
+
+def _posed_corners(poses: np.ndarray, view: View) -> np.ndarray:
+    """(4, 2) the product's corners in the frame by the median of these poses, pixels."""
+    turn = poses[0, 0] + np.median((poses[:, 0] - poses[0, 0] + 180) % 360 - 180)
+    around = view.corners - view.corners.mean(axis=0)
+    centre = np.median(poses[:, 2:], axis=0)
+    return centre + np.median(poses[:, 1]) * _turned(around, np.full(4, turn))
+
+
+def _turned(vectors: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """(N, 2) vectors, each turned by its own angle, clockwise as pictures are seen."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    x, y = vectors.T
+    return np.column_stack([cos * x - sin * y, sin * x + cos * y])
 
 
 def _is_plausible(homography: np.ndarray, view: View, inliers: np.ndarray, shape: tuple[int, ...]) -> bool:

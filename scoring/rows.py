@@ -101,12 +101,12 @@ class ScoreRow:
         return table
 
 
-def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: bool) -> ScoreRow:  # noqa: N803
+def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: bool) -> ScoreRow:
     """Scores of one video. row: of PREPARED; E: float32 (S, H, W), unscaled; engagement: the model's output."""
-    outlines = row["outlines"]
-    P = None if outlines is None else rasterised(_polygons(outlines), *E.shape[1:])  # noqa: N806
+    outlines: list[list[float] | None] | None = row["outlines"]
+    P = None if outlines is None else rasterised(_polygons(outlines), *E.shape[1:])
     scores = pe_scores(E, P)
-    if P is None:
+    if outlines is None:
         status = Status.NO_PRODUCT
     else:
         status = Status.OK if any(outline is not None for outline in outlines) else Status.NOT_LOCALISED
@@ -115,7 +115,7 @@ def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: b
     return ScoreRow(columns, _known(row["core_s"]), _map_row(row, E) if with_map else None)
 
 
-def _map_row(row: dict[str, Any], E: np.ndarray) -> dict[str, Any]:  # noqa: N803
+def _map_row(row: dict[str, Any], E: np.ndarray) -> dict[str, Any]:
     low, high = float(E.min()), float(E.max())
     levels = np.round((E - low) * (255 / (high - low))) if high > low else np.zeros_like(E)
     return {

@@ -16,11 +16,11 @@ import ray.data
 
 from catalog import storage
 from catalog.errors import Refused
+from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
 from scoring.graph import Resources, VideoLimits, build_graph
 from scoring.output import OutputFolder
-from scoring.prepare import SamplingConfig
 from scoring.product import ProductConfig
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import METHODS

@@ -22,7 +22,8 @@ BF16_MIN_CORRELATION = 0.999
 def engagement_map(model: EngagementModel, clip: np.ndarray, method: str = "gradient") -> np.ndarray:
     """E of one clip.
 
-    clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled.
+    clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled. A model in
+    training mode is used as at inference and left as it was.
     Raises ValueError for a method that does not exist (naming those that do) and for a misshapen clip.
     """
     if method not in METHODS:
@@ -30,7 +31,12 @@ def engagement_map(model: EngagementModel, clip: np.ndarray, method: str = "grad
     if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
         raise ValueError(f"clip is {clip.dtype} {clip.shape}, expected uint8 (S, H, W, 3)")
     batch = torch.from_numpy(np.array(clip[None])).to(model.mean.device)
-    maps, _ = METHODS[method](model, batch, None, contextlib.nullcontext())
+    training = model.training
+    model.eval()
+    try:
+        maps, _ = METHODS[method](model, batch, None, contextlib.nullcontext())
+    finally:
+        model.train(training)
     return maps[0].cpu().numpy()
 
 
@@ -43,7 +49,7 @@ def gradient_maps(
     """Vanilla gradient (Simonyan et al. 2014; the published choice of Yang, Zhang & Zhang 2025).
 
     E = max over RGB of |d prediction / d pixel|, the whole video jointly, one backward pass a batch: the
-    predictions of different clips do not depend on one another, so the gradient of their sum is each one's own.
+    predictions of different clips do not depend on one another, so their sum's gradient is each one's own.
 
     clips: uint8 (B, S, H, W, 3), the frames after ``lengths`` (B,) are padding -> maps float32 (B, S, H, W),
     predictions float32 (B,). The pixel unit is the full range (0..1), the prediction's is one standard
@@ -62,13 +68,14 @@ METHODS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"gradient": gradient
 class EngagementMapper:
     """Maps and predictions of many clips on one device, at the precision that is safe there.
 
-    ``model`` should come through ``training.models.for_inference``. Weights must not change afterwards.
+    ``model`` should come through ``training.models.for_inference``; it is put into eval mode. Weights must
+    not change afterwards.
     """
 
     def __init__(self, model: EngagementModel, device: str = "cpu", method: str = "gradient"):
         if method not in METHODS:
             raise ValueError(f"unknown engagement map method {method!r}; choose one of {', '.join(METHODS)}")
-        self.model = model.to(device)
+        self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.method = METHODS[method]
         self.bf16 = self._has_bf16_units() and self._bf16_agrees()
@@ -88,8 +95,7 @@ class EngagementMapper:
         maps, predictions = self.method(self.model, pixels, uneven, self._autocast(self.bf16))
         engagement = self.model.to_log_engagement(predictions).tolist()
         return [
-            (E[: len(clip)].copy(), value)
-            for E, clip, value in zip(maps.cpu().numpy(), clips, engagement, strict=True)
+            (E[: len(clip)].copy(), value) for E, clip, value in zip(maps.cpu().numpy(), clips, engagement, strict=True)
         ]
 
     def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.artifacts
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -80,13 +81,13 @@ def load(uri: str) -> StoredModel:
         if not path.is_file():
             raise Refused(
                 f"--model {uri}: no such checkpoint file, and not a model URI; "
-                f"expected models:/{MODEL_NAME}@{CHAMPION}, models:/{MODEL_NAME}/VERSION or a file that jobs.train wrote"
+                f"expected models:/{MODEL_NAME}@{CHAMPION}, models:/{MODEL_NAME}/VERSION or a checkpoint file"
             )
         content = path.read_bytes()
         return StoredModel(uri, hashlib.sha256(content).hexdigest()[:12], hashlib.sha256(content).hexdigest(), content)
     connect()
     try:
-        version = _version_of(uri)
+        version = version_of(uri)
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         raise Refused(f"--model {uri}: {_first_line(error)}. {_known_models()}") from error
@@ -108,7 +109,7 @@ def promote(version: str) -> None:
         raise Refused(f"--version {version}: {_first_line(error)}. {_known_models()}") from error
 
 
-def _version_of(uri: str) -> str:
+def version_of(uri: str) -> str:
     if not uri.startswith("models:/"):
         return uri.removeprefix("runs:/").split("/")[0]
     name = uri.removeprefix("models:/")

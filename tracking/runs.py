@@ -30,6 +30,7 @@ def connect() -> str:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -83,6 +84,11 @@ class Run:
         self.run_id = run_id
         self.failures = 0
 
+    @property
+    def _id(self) -> str:
+        assert self.run_id is not None
+        return self.run_id
+
     def failed(self, what: str, error: Exception) -> None:
         self.failures += 1
         log.warning("MLflow: %s failed, the job goes on without it: %s", what, str(error).split("\n")[0][:300])
@@ -93,40 +99,40 @@ class Run:
     @_never_fatal
     def params(self, params: Mapping[str, Any]) -> None:
         values = [Param(k, str(v)) for k, v in params.items()]
-        MlflowClient().log_batch(self.run_id, params=values)
+        MlflowClient().log_batch(self._id, params=values)
 
     @_never_fatal
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         now = get_current_time_millis()
         values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        MlflowClient().log_batch(self.run_id, metrics=values)
+        MlflowClient().log_batch(self._id, metrics=values)
 
     @_never_fatal
     def tags(self, tags: Mapping[str, str]) -> None:
-        MlflowClient().log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        MlflowClient().log_batch(self._id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
 
     @_never_fatal
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        MlflowClient().log_artifact(self.run_id, str(path), folder)
+        MlflowClient().log_artifact(self._id, str(path), folder)
 
     @_never_fatal
     def dictionary(self, content: dict[str, Any], file: str) -> None:
-        MlflowClient().log_dict(self.run_id, content, file)
+        MlflowClient().log_dict(self._id, content, file)
 
     @_never_fatal
     def figure(self, figure: Any, file: str) -> None:
-        MlflowClient().log_figure(self.run_id, figure, file)
+        MlflowClient().log_figure(self._id, figure, file)
 
     @_never_fatal
     def table_input(self, name: str, source: str, table: Any, context: str) -> None:
         """Log a pandas table as the run's dataset (its digest and schema, not its rows)."""
         dataset = mlflow.data.from_pandas(table, source=source, name=name)  # pyright: ignore
-        with mlflow.start_run(run_id=self.run_id, log_system_metrics=False):
+        with mlflow.start_run(run_id=self._id, log_system_metrics=False):
             mlflow.log_input(dataset, context=context)
 
     @_never_fatal
     def finish(self, status: str) -> None:
-        MlflowClient().set_terminated(self.run_id, status)
+        MlflowClient().set_terminated(self._id, status)
 
 
 @contextlib.contextmanager

@@ -168,7 +168,8 @@ def for_inference(model: EngagementModel) -> EngagementModel:
             if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
                 sequence[i] = fuse_conv_bn_eval(conv, norm)
                 sequence[i + 1] = nn.Identity()
-    return model.to(memory_format=torch.channels_last_3d).requires_grad_(False)
+    model.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    return model.requires_grad_(False)
 
 
 def save_checkpoint(model: EngagementModel, file: Path | BinaryIO) -> None:

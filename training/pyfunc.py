@@ -1,7 +1,6 @@
 """The registered model as MLflow loads it: uint8 clips in, log1p(engagement) out (models from code)."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ class EngagementPyfunc(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.model = for_inference(load_checkpoint(Path(context.artifacts["checkpoint"])))
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(self, context, model_input, params=None):
         clips = model_input["clips"] if isinstance(model_input, dict) else model_input
         with torch.inference_mode():
             standardised = self.model(to_input(torch.from_numpy(np.ascontiguousarray(clips))))

@@ -1,0 +1,244 @@
+"""One training job from a videos table to a fitted model: decode once, train on Ray Train, judge, keep."""
+
+import dataclasses
+import json
+import logging
+import math
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import ray.train
+import ray.util.queue
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.callback import UserCallback
+
+from catalog import storage
+from catalog.errors import Refused, VideoError
+from catalog.isolation import IsolatedWorker
+from catalog.sampling import SamplingConfig
+from training.evaluation import Evaluation, evaluate
+from training.loop import MODEL_FILE, PREDICTIONS_FILE, LoopConfig, train_loop
+from training.models import ModelSpec
+from training.targets import MIN_VIDEOS, Examples
+
+log = logging.getLogger(__name__)
+
+DECODE_TIMEOUT_S = 300.0
+DECODE_MEMORY_BYTES = 4 * 2**30
+
+CLIPS = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("label", pa.float64()),
+        ("held_out", pa.bool_()),
+        ("seconds", pa.int32()),
+        ("clip", pa.large_binary()),  # uint8 (S, size, size, 3)
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained model and how it did."""
+
+    checkpoint: Path
+    """a checkpoint file in a temporary folder, which the caller removes"""
+    example: np.ndarray
+    """uint8 (1, S, H, W, 3), a held-out clip"""
+    evaluation: Evaluation
+    undecodable: dict[str, str]
+    """video_id -> why"""
+    epochs: list[dict[str, float]]
+
+
+class Reports(UserCallback):
+    """Sends every epoch's metrics from Ray Train's controller to the driver, the only one to talk to MLflow."""
+
+    def __init__(self, metrics: ray.util.queue.Queue):
+        self.metrics = metrics
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.metrics.put(metrics[0])
+
+
+class DecodeActor:
+    """A core that decodes videos in a supervised child process."""
+
+    def __init__(self, sampling: SamplingConfig, input_size: int):
+        self.child = IsolatedWorker(
+            "training.decode:make_decode",
+            (sampling, input_size),
+            memory_limit_bytes=DECODE_MEMORY_BYTES,
+            max_calls=500,
+        )
+
+    def __call__(self, videos: pa.Table) -> pa.Table:
+        rows = []
+        for video in videos.to_pylist():
+            row = {name: video[name] for name in ("video_id", "label", "held_out")}
+            try:
+                clip = self.child.call(video["video_uri"], DECODE_TIMEOUT_S)
+                rows.append(row | {"seconds": len(clip), "clip": clip.tobytes()})
+            except VideoError as error:
+                rows.append(row | {"error": str(error)})
+        return pa.Table.from_pylist(rows, schema=CLIPS)
+
+
+def decode_clips(
+    examples: Examples,
+    sampling: SamplingConfig,
+    input_size: int,
+    cores: int,
+    on_progress: Callable[[int], None],
+) -> tuple[pa.Table, dict[str, str]]:
+    """Decode every example once: (table of CLIPS that decoded, video_id -> reason of those that did not)."""
+    table = examples.table.select(["video_id", "video_uri", "label", "held_out"])
+    rows = max(1, min(16, table.num_rows // (4 * cores)))
+    graph = ray.data.from_arrow([table.slice(i, rows) for i in range(0, table.num_rows, rows)]).map_batches(
+        DecodeActor,
+        fn_constructor_args=(sampling, input_size),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=cores),
+    )
+    parts, done = [], 0
+    for part in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        parts.append(part)
+        done += part.num_rows
+        on_progress(done)
+    clips = pa.concat_tables(parts).sort_by("video_id")
+    failed = clips.filter(pc.is_valid(clips["error"]))
+    reasons = dict(zip(failed["video_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
+    return clips.filter(pc.is_null(clips["error"])).drop_columns(["error"]), reasons
+
+
+def fit(
+    clips: pa.Table,
+    undecodable: dict[str, str],
+    creators: dict[str, str | None],
+    spec: ModelSpec,
+    loop: LoopConfig,
+    seed: int,
+    init_weights: str | None,
+    scaling: ray.train.ScalingConfig,
+    storage_uri: str,
+    name: str,
+    on_epoch: Callable[[dict[str, float]], None],
+) -> Fitted:
+    """Train on the clips that are not held out and judge on those that are.
+
+    A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch.
+    Raises Refused where too few videos decoded.
+    """
+    held_out = clips.filter(clips["held_out"])
+    training = clips.filter(pc.invert(clips["held_out"]))
+    if training.num_rows < MIN_VIDEOS // 2 or held_out.num_rows < 2:
+        raise Refused(
+            f"only {training.num_rows} videos to train on and {held_out.num_rows} to judge by could be decoded "
+            f"({len(undecodable)} failed, such as {next(iter(undecodable.items()), 'none')})"
+        )
+    labels = training["label"].to_numpy()
+    spec = dataclasses.replace(spec, target_mean=float(labels.mean()), target_std=float(labels.std()) or 1.0)
+    workers = scaling.num_workers or 1
+    assert isinstance(workers, int)
+    per_worker = max(1, loop.batch_size // workers)
+    epochs: list[dict[str, float]] = []
+    metrics = ray.util.queue.Queue(actor_options={"num_cpus": 0})
+    listener = _Listener(metrics, epochs, on_epoch)
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "spec": dataclasses.asdict(spec),
+            "loop": dataclasses.asdict(loop),
+            "seed": seed,
+            "init_weights": init_weights,
+            "steps_per_epoch": math.ceil(math.ceil(training.num_rows / workers) / per_worker),
+        },
+        scaling_config=scaling,
+        datasets={
+            "train": ray.data.from_arrow(_standardised(training, spec)),
+            "held_out": ray.data.from_arrow(_standardised(held_out, spec)),
+        },
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage_uri,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+            callbacks=[Reports(metrics)],
+        ),
+    )
+    with listener:
+        result = trainer.fit()
+    assert result.checkpoint is not None
+    folder = Path(tempfile.mkdtemp(prefix="pe-model-"))
+    with result.checkpoint.as_directory() as kept:
+        shutil.copy(Path(kept, MODEL_FILE), folder / MODEL_FILE)
+        predictions = json.loads(Path(kept, PREDICTIONS_FILE).read_text())
+    first = held_out.slice(0, 1).to_pylist()[0]
+    example = np.frombuffer(first["clip"], np.uint8)
+    return Fitted(
+        checkpoint=folder / MODEL_FILE,
+        example=example.reshape(1, first["seconds"], spec.input_size, spec.input_size, 3),
+        evaluation=evaluate(predictions, creators, spec, seed),
+        undecodable=undecodable,
+        epochs=epochs,
+    )
+
+
+def forget(storage_uri: str, name: str) -> None:
+    """Remove a finished run's checkpoints: the model is in the registry, and the next run begins afresh."""
+    fs, path = storage.filesystem_of(f"{storage_uri.rstrip('/')}/{name}")
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def _standardised(clips: pa.Table, spec: ModelSpec) -> list[pa.Table]:
+    labels = (clips["label"].to_numpy() - spec.target_mean) / spec.target_std
+    table = clips.set_column(clips.schema.get_field_index("label"), "label", pa.array(labels))
+    return [table.slice(i, 16) for i in range(0, table.num_rows, 16)]
+
+
+class _Listener:
+    """A thread of the driver that hands the epochs' metrics on as they come."""
+
+    def __init__(
+        self,
+        metrics: ray.util.queue.Queue,
+        epochs: list[dict[str, float]],
+        on_epoch: Callable[[dict[str, float]], None],
+    ):
+        self.metrics, self.epochs, self.on_epoch = metrics, epochs, on_epoch
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(timeout=30)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                epoch = self.metrics.get(block=True, timeout=1.0)
+            except (queue.Empty, ray.util.queue.Empty):
+                if self.stop.is_set():
+                    return
+                continue
+            except ray.exceptions.RayError:
+                return
+            self.epochs.append(epoch)
+            self.on_epoch(epoch)

@@ -1,0 +1,285 @@
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+"""Scores as one self-contained HTML page: what was scored, how it is spread, the best and the worst videos.
+
+The page fetches nothing and runs nothing; every text that comes from the tables is escaped.
+"""
+
+import datetime
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.stats import percentileofscore
+
+from catalog.errors import ErrorCode
+from catalog.schemas import Status
+
+SHOWN_EACH_END = 5
+MAX_TABLE_ROWS = 500
+MAX_SCATTER_POINTS = 2000
+
+_TABLE_COLUMNS = [
+    "video_id", "product_id", "status", "error_code", "error_message", "error_stage",
+    "pe_score", "e_score", "p_score", "e_on_product", "seconds", "predicted_engagement",
+]  # fmt: skip
+_PER_SECOND = ["e_per_second", "p_per_second", "pe_per_second"]
+_ORIGIN = ["model_uri", "model_version", "config_hash", "code_version", "run_id", "scored_at"]
+_ABOUT_VIDEO = ["title", "creator_id", "posted_at"]
+_E, _P, _PE, _INK = "#0072B2", "#B85000", "#7A1F5C", "#1F2328"
+_TIMELINE_MARGINS = {"left": 0.2, "right": 0.98, "bottom": 0.19, "top": 0.97, "hspace": 0.4}
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pe-score",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#8C8C8C",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def report_page(
+    scores: pa.Table,
+    summary: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    videos: pa.Table | None = None,
+) -> str:
+    """The page as HTML text.
+
+    scores: rows of schemas.SCORES, in any order, none of them needed. summary: what run.json holds; None says
+    that the job has not finished. config: the job's settings. videos: the videos table, whose columns title,
+    creator_id and posted_at are shown where it has them.
+    """
+    config = dict(config or {})
+    scores = _once_each(scores.select(_TABLE_COLUMNS + _PER_SECOND + _ORIGIN))
+    scores = scores.sort_by([("pe_score", "descending"), ("video_id", "ascending")])
+    with_pe = scores["pe_score"].drop_null().to_numpy()
+    listed = scores.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
+    failed = _with_status(scores, Status.FAILED)
+    failed = failed.sort_by([("error_code", "ascending"), ("video_id", "ascending")])
+    failures = failed.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
+    ends = _best_and_worst(scores)
+    for row in [*listed, *ends["Highest PE"], *ends["Lowest PE"]]:
+        row |= dict.fromkeys(_ABOUT_VIDEO) | {"percentile": _percentile(with_pe, row["pe_score"])}
+    if videos is not None:
+        _add_what_is_known([*listed, *ends["Highest PE"], *ends["Lowest PE"]], videos)
+    with matplotlib.rc_context(_RC):
+        _draw_timelines([*ends["Highest PE"], *ends["Lowest PE"]], float(config.get("sample_fps") or 1.0))
+        distributions, scatter = _distributions(scores), _scatter(scores)
+    statuses = {status: _count(scores, "status", status) for status in Status}
+    page = _environment().get_template("report.html")
+    return page.render(
+        total=scores.num_rows,
+        statuses=statuses,
+        obstacle=_obstacle(scores.num_rows, statuses),
+        errors=_errors(failed),
+        n_failed=statuses[Status.FAILED],
+        failures=failures,
+        n_with_pe=len(with_pe),
+        median_pe=float(np.median(with_pe)) if len(with_pe) else None,
+        ends=ends,
+        distributions=distributions,
+        scatter=scatter,
+        scatter_cap=MAX_SCATTER_POINTS,
+        rows=listed,
+        about=[name for name in _ABOUT_VIDEO if any(row[name] is not None for row in listed)],
+        summary=summary,
+        scored_at=_first_and_last(scores["scored_at"]),
+        models=_distinct(scores, ["model_uri", "model_version"]),
+        configs=_distinct(scores, ["config_hash", "code_version", "run_id"]),
+        config=config,
+        made_at=datetime.datetime.now(datetime.UTC),
+    )
+
+
+def _once_each(scores: pa.Table) -> pa.Table:
+    """A job that is stopped can leave a row twice until it goes on; the page counts videos."""
+    ids = scores["video_id"].to_numpy()
+    _, first = np.unique(ids.astype(str), return_index=True)
+    return scores if len(first) == len(ids) else scores.take(pa.array(np.sort(first)))
+
+
+def _with_status(scores: pa.Table, status: Status) -> pa.Table:
+    return scores.filter(pc.equal(scores["status"], status.value))
+
+
+def _count(scores: pa.Table, column: str, value: str) -> int:
+    return pc.sum(pc.equal(scores[column], str(value))).as_py() or 0
+
+
+def _percentile(values: np.ndarray, value: float | None) -> float | None:
+    """Percentile rank of ``value`` in ``values``, 0 to 100; ties count half."""
+    return None if value is None else float(percentileofscore(values, value, kind="mean"))
+
+
+def _best_and_worst(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """The ends of the located videos, each outermost first; no video is at both ends."""
+    located = _with_status(scores, Status.OK).select(_TABLE_COLUMNS + _PER_SECOND)
+    n_worst = min(SHOWN_EACH_END, max(located.num_rows - SHOWN_EACH_END, 0))
+    return {
+        "Highest PE": located.slice(0, SHOWN_EACH_END).to_pylist(),
+        "Lowest PE": located.slice(located.num_rows - n_worst).to_pylist()[::-1],
+    }
+
+
+def _add_what_is_known(rows: Sequence[dict[str, Any]], videos: pa.Table) -> None:
+    shown = pa.array(sorted({row["video_id"] for row in rows}), pa.string())
+    columns = ["video_id", *(name for name in _ABOUT_VIDEO if name in videos.column_names)]
+    known = videos.filter(pc.is_in(videos["video_id"], shown)).select(columns).to_pylist()
+    by_id = {video["video_id"]: video for video in known}
+    for row in rows:
+        row |= by_id.get(row["video_id"], {})
+
+
+def _errors(failed: pa.Table) -> list[tuple[str, int]]:
+    counts = [(code.value, _count(failed, "error_code", code)) for code in ErrorCode]
+    return sorted(((code, n) for code, n in counts if n), key=lambda found: (-found[1], found[0]))
+
+
+def _obstacle(total: int, statuses: Mapping[Status, int]) -> str | None:
+    """What stands in the way of any PE at all: a key of ``obstacles`` in words.html."""
+    if not total:
+        return "empty"
+    if statuses[Status.OK]:
+        return None
+    if statuses[Status.FAILED] == total:
+        return "all_failed"
+    return "not_localised" if statuses[Status.NOT_LOCALISED] else "no_product"
+
+
+def _first_and_last(times: pa.ChunkedArray) -> tuple[datetime.datetime, datetime.datetime] | None:
+    ends = pc.min_max(times).as_py()
+    return None if ends["min"] is None else (ends["min"], ends["max"])
+
+
+def _distinct(scores: pa.Table, columns: list[str]) -> list[dict[str, Any]]:
+    groups = scores.group_by(columns).aggregate([])
+    return groups.sort_by([(name, "ascending") for name in columns]).to_pylist()
+
+
+def _distributions(scores: pa.Table) -> list[dict[str, Any]]:
+    wanted = {
+        "pe_score": ("PE: attention and product together", _PE, _score_text),
+        "e_score": ("E: attention anywhere", _E, _score_text),
+        "p_score": ("P: the product’s share of the picture", _P, _share_text),
+    }
+    drawn = []
+    for column, (title, colour, text) in wanted.items():
+        values = scores[column].drop_null().to_numpy()
+        if not len(values):
+            continue
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        bins = min(30, 3 + math.isqrt(len(values)))
+        span = None if values.min() < values.max() else (0, 2 * values[0] or 1)
+        axes.hist(values, bins=bins, range=span, color=colour, edgecolor="white", linewidth=0.8)
+        median = float(np.median(values))
+        axes.axvline(median, color=_INK, linewidth=1.2, linestyle="--")
+        axes.set(xlabel=column, ylabel="videos")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        if column == "p_score":
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        label = f"{len(values)} videos from {text(values.min())} to {text(values.max())}"
+        drawn.append({"title": title, "n": len(values), "median": text(median), "svg": _svg(figure, column, label)})
+    return drawn
+
+
+def _scatter(scores: pa.Table) -> Markup | None:
+    located = scores.filter(pc.is_valid(scores["e_on_product"]))
+    located = located.select(["p_score", "e_on_product", "pe_score"])
+    if not located.num_rows:
+        return None
+    p, e, pe = (column.to_numpy() for column in located.columns)
+    if len(p) > MAX_SCATTER_POINTS:
+        shown = np.sort(np.random.default_rng(0).choice(len(p), MAX_SCATTER_POINTS, replace=False))
+        p, e, pe = p[shown], e[shown], pe[shown]
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    points = axes.scatter(p * 100, e, c=pe, cmap="cividis", s=30, edgecolors=_INK, linewidths=0.5)
+    axes.set_xlabel("product’s share of the picture, % (p_score)")
+    axes.set_ylabel("attention on the product (e_on_product)")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    figure.colorbar(points, ax=axes, label="PE (pe_score)", ticks=MaxNLocator(5))
+    label = f"{len(p)} videos: attention on the product against its share of the picture, coloured by PE"
+    return _svg(figure, "scatter", label)
+
+
+def _draw_timelines(rows: Sequence[dict[str, Any]], samples_per_second: float) -> None:
+    """Adds ``timeline`` and ``in_words`` to each row, all on one scale so that they can be compared."""
+    drawable = [row for row in rows if all(row[name] for name in _PER_SECOND)]
+    tops = [max((max(row[name]) for row in drawable), default=0) or 1 for name in _PER_SECOND]
+    for number, row in enumerate(drawable):
+        on_screen = np.array(row["p_per_second"]) > 0
+        peak = int(np.argmax(row["pe_per_second"])) / samples_per_second
+        row["in_words"] = (
+            f"Product on screen in {on_screen.sum()} of {len(on_screen)} sampled seconds; PE is highest at {peak:g} s."
+        )
+        edges = np.arange(len(on_screen) + 1) / samples_per_second
+        figure = Figure(figsize=(4.4, 2.5))
+        panels = figure.subplots(3, sharex=True, gridspec_kw=_TIMELINE_MARGINS)
+        for axes, name, top, colour in zip(panels, _PER_SECOND, tops, (_E, _P, _PE), strict=True):
+            axes.stairs(on_screen * top * 2, edges, color="#E6EAEE", fill=True)
+            axes.stairs(row[name], edges, color=colour, fill=True, alpha=0.25)
+            axes.stairs(row[name], edges, color=colour, linewidth=1.6, baseline=None)
+            axes.set(ylim=(0, top * 1.08), xlim=(0, edges[-1]), yticks=[0, float(f"{top:.1g}")])
+            axes.set_ylabel(name.removesuffix("_per_second").upper(), rotation=0, ha="right", va="center")
+        panels[-1].set_xlabel("second")
+        label = f"E, P and PE second by second. {row['in_words']}"
+        row["timeline"] = _svg(figure, f"timeline{number}", label)
+
+
+def _svg(figure: Figure, name: str, label: str) -> Markup:
+    """The figure as inline SVG whose ids are unique on the page."""
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = sink.getvalue()
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
+    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("views"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": _score_text, "rank": _rank_text, "share": _share_text, "when": _time_text}
+    return environment
+
+
+def _score_text(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
+
+
+def _share_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _rank_text(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "> 99" if value > 99.5 else "< 1" if value < 0.5 else f"{value:.0f}"
+
+
+def _time_text(value: datetime.datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M} UTC"
