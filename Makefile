@@ -36,4 +36,4 @@ bench: .venv ## every benchmark of benchmarks/ (long)
 	$(BIN)/python -m benchmarks
 
 constraints: .venv ## pin what is installed now
-	{ echo "# Exact versions of everything that is installed; regenerate with 'make constraints'."; $(BIN)/pip freeze --exclude-editable; } > constraints.txt
+	{ echo "# Exact versions of everything that is installed; regenerate with 'make constraints'."; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.txt

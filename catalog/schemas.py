@@ -80,9 +80,7 @@ SCORES = pa.schema(
         _column("error_code", pa.string(), "one of catalog.errors.ErrorCode; null unless failed"),
         _column("error_message", pa.string(), "the reason in words; null unless failed"),
         _column("error_stage", pa.string(), "one of catalog.errors.Stage; null unless failed"),
-        _column(
-            "pe_score", pa.float64(), "mean of E*P over all pixels and seconds; E min-max scaled a video"
-        ),
+        _column("pe_score", pa.float64(), "mean of E*P over all pixels and seconds; E min-max scaled a video"),
         _column("e_score", pa.float64(), "mean of E over all pixels and seconds; E min-max scaled a video"),
         _column("p_score", pa.float64(), "mean of P: the product's share of all pixels and seconds"),
         _column("pe_score_raw", pa.float64(), "pe_score with unscaled E"),

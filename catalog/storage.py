@@ -274,9 +274,7 @@ def _copy(uri: str, sink: _Writable, max_bytes: int | None, timeout_s: float) ->
         raise _as_os_error(error) from error
 
 
-def _call(
-    fs: fsspec.AbstractFileSystem, method: str, *args: object, timeout_s: float, **options: object
-) -> Any:
+def _call(fs: fsspec.AbstractFileSystem, method: str, *args: object, timeout_s: float, **options: object) -> Any:
     if isinstance(fs, AsyncFileSystem):  # only the coroutine can be stopped at its time limit
         return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout_s, **options)
     return getattr(fs, method)(*args, **options)

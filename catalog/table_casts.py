@@ -100,9 +100,7 @@ def _to_whole(values: pa.ChunkedArray) -> Converted | None:
     if converted is None:
         return None
     numbers, bad = converted
-    whole = pc.and_(
-        pc.equal(pc.floor(numbers), numbers), pc.less_equal(pc.abs(numbers), float(_LARGEST_EXACT_WHOLE))
-    )
+    whole = pc.and_(pc.equal(pc.floor(numbers), numbers), pc.less_equal(pc.abs(numbers), float(_LARGEST_EXACT_WHOLE)))
     bad = pc.or_(bad, pc.fill_null(pc.invert(whole), False))
     return pc.if_else(pc.fill_null(whole, False), numbers, None).cast(pa.int64()), bad
 

@@ -57,9 +57,7 @@ def _files(uri: str) -> list[str]:
         raise _unreadable(uri, error) from error
     if files is None:
         if _extension(uri) not in FORMATS:
-            raise Refused(
-                f"{uri} is no known kind of table; its name must end in one of {', '.join(FORMATS)}"
-            )
+            raise Refused(f"{uri} is no known kind of table; its name must end in one of {', '.join(FORMATS)}")
         return [uri]
     files = [file for file in files if not posixpath.basename(file).startswith((".", "_"))]
     extensions = sorted({_extension(file) for file in files})
@@ -149,9 +147,7 @@ def _read_csv(uri: str, columns: Collection[str]) -> pa.Table:
             pa.BufferReader(data),
             read_options=pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-            convert_options=pacsv.ConvertOptions(
-                column_types=text, null_values=NULL_WORDS, strings_can_be_null=True
-            ),
+            convert_options=pacsv.ConvertOptions(column_types=text, null_values=NULL_WORDS, strings_can_be_null=True),
         )
     except pa.ArrowException as error:
         raise Refused(f"{uri} is not a readable CSV file: {error}") from error
@@ -172,9 +168,7 @@ def _read_json_lines(uri: str, columns: Collection[str]) -> pa.Table:
     if data.lstrip()[:1] == b"[":
         raise Refused(f"{uri} is a JSON array, expected JSON Lines; write one object a line")
     lines, wrong, tables = data.decode().split("\n"), [], []
-    for start in range(
-        0, len(lines), JSON_BLOCK_ROWS
-    ):  # a million dictionaries at once would fill the memory
+    for start in range(0, len(lines), JSON_BLOCK_ROWS):  # a million dictionaries at once would fill the memory
         rows = list(_json_rows(lines, start, wrong))
         names = dict.fromkeys(name for row in rows for name in row)
         tables.append(pa.table({name: _json_column(uri, name, rows, name in columns) for name in names}))
@@ -212,9 +206,7 @@ def _json_column(uri: str, name: str, rows: list[dict], as_text: bool) -> pa.Arr
     try:
         return pa.array(cells)
     except (pa.ArrowException, UnicodeError, OverflowError) as error:
-        raise Refused(
-            f"{uri}: the values of {name} do not make one column: {error}; write them alike"
-        ) from error
+        raise Refused(f"{uri}: the values of {name} do not make one column: {error}; write them alike") from error
 
 
 def _as_text(cell: Any) -> str:

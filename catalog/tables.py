@@ -46,9 +46,7 @@ def read_sales(uri: str, required: Sequence[str] = ("product_id", "date")) -> pa
     """The sales table (schemas.SALES), as read_videos: one row a product and day, revenue or revenue_30d."""
     table = _read(uri, schemas.SALES, required, unique=("product_id", "date"))
     if table["revenue"].null_count == table["revenue_30d"].null_count == table.num_rows:
-        raise Refused(
-            f"{uri} has values in neither revenue (that day) nor revenue_30d (rolling 30-day sum); add one"
-        )
+        raise Refused(f"{uri} has values in neither revenue (that day) nor revenue_30d (rolling 30-day sum); add one")
     return table
 
 
@@ -137,9 +135,7 @@ def _checked(uri: str, values: pa.ChunkedArray, field: pa.Field, problems: Probl
             f" expected {wanted(field.type)}; convert it first"
         )
     result, bad = converted
-    problems.add(
-        bad, lambda row: f"{name} is {_show(values[row])}, expected {wanted(field.type)}; convert it first"
-    )
+    problems.add(bad, lambda row: f"{name} is {_show(values[row])}, expected {wanted(field.type)}; convert it first")
     if not field.nullable:
         missing = pc.and_(pc.is_null(result), pc.invert(bad))
         problems.add(missing, lambda row: f"{name} is null; every row needs one")
@@ -259,11 +255,7 @@ def _absolute(uris: pa.ChunkedArray, folder: str) -> pa.ChunkedArray:
     simple = pc.if_else(is_absolute, uris, joined)
     odd = pc.fill_null(pc.match_substring_regex(uris, _NEEDS_RESOLVING), False)
     replaced = [storage.absolute(uri, folder) for uri in pc.filter(uris, odd).to_pylist()]
-    return (
-        pc.replace_with_mask(simple, odd.combine_chunks(), pa.array(replaced, pa.string()))
-        if replaced
-        else simple
-    )
+    return pc.replace_with_mask(simple, odd.combine_chunks(), pa.array(replaced, pa.string())) if replaced else simple
 
 
 def _folder_of(uri: str, parts: Sequence[Part]) -> str:

@@ -41,12 +41,26 @@ class VideoInfo:
     pixel_format: str
 
 
+@dataclass(frozen=True)
+class Headers:
+    """What a video's headers declare; None where they do not."""
+
+    duration_s: float | None
+    codec: str
+    frame_rate: float | None
+
+
 class Frame(Protocol):
     """One sampled frame. Convert it before asking for the next one and drop it: memory stays constant."""
 
     @property
     def time(self) -> float:
         """Presentation time in seconds since the container's start."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, upright."""
         ...
 
     def rgb(self, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -58,25 +72,34 @@ class Frame(Protocol):
         ...
 
 
+def read_headers(source: Source, max_duration_s: float = DEFAULTS.max_duration_s) -> Headers:
+    """The headers of `source`, nothing decoded; raises VideoError as `iter_frames` does."""
+    with open_video(source, Limits(max_duration_s=max_duration_s)) as (container, stream):
+        return Headers(
+            declared_duration_s(container, stream),
+            stream.codec_context.codec.canonical_name,
+            float(stream.average_rate) if stream.average_rate else None,
+        )
+
+
 def probe(
     source: Source, max_duration_s: float = DEFAULTS.max_duration_s, max_pixels: int = DEFAULTS.max_pixels
 ) -> VideoInfo:
     """Headers and the first frame of `source`; raises VideoError as `iter_frames` does."""
-    limits = Limits(max_duration_s=max_duration_s, max_pixels=max_pixels)
     first = next(video_pyav.iter_frames(source, Limits(1.0, 1.0, max_duration_s, max_pixels)), None)
     if first is None:
         fail(ErrorCode.TRUNCATED, source, "no frame could be decoded; fetch it again")
-    width, height = video_pyav.upright_size(first.frame)
-    with open_video(source, limits) as (container, stream):
-        return VideoInfo(
-            width,
-            height,
-            declared_duration_s(container, stream),
-            stream.codec_context.codec.canonical_name,
-            video_pyav.rotation_degrees(first.frame),
-            float(stream.average_rate) if stream.average_rate else None,
-            first.frame.format.name,
-        )
+    headers = read_headers(source, max_duration_s)
+    width, height = first.size
+    return VideoInfo(
+        width,
+        height,
+        headers.duration_s,
+        headers.codec,
+        video_pyav.rotation_degrees(first.frame),
+        headers.frame_rate,
+        first.frame.format.name,
+    )
 
 
 def iter_frames(

@@ -63,11 +63,7 @@ def fail(code: ErrorCode, source: Source, problem: str) -> NoReturn:
 
 
 def name_of(source: Source) -> str:
-    return (
-        os.fspath(source)
-        if isinstance(source, str | os.PathLike)
-        else str(getattr(source, "name", "<stream>"))
-    )
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "<stream>"))
 
 
 def _reason(error: FFmpegError) -> str:
@@ -194,9 +190,7 @@ def survey(source: Source, limits: Limits) -> Timeline:
             _check_end(source, container, stream, float(end * tick), limits)
         # AVI stores no presentation times; where frames are reordered, times that never step back are wrong.
         reordered = (
-            timed
-            and container.format.name != "avi"
-            and not (in_decoding_order and stream.codec_context.has_b_frames)
+            timed and container.format.name != "avi" and not (in_decoding_order and stream.codec_context.has_b_frames)
         )
     shown.sort()
     places = [0] + [bisect_left(shown, need) for need in needs[1:]]
@@ -225,10 +219,7 @@ def _check_end(source: Source, container: Any, stream: Any, end_s: float, limits
         return
     if end_s >= min(declared, limits.max_seconds) - ENDS_EARLY_S:
         return
-    if (
-        stream.duration is None
-        and _others_end_s(source, stream.index, limits) - origin_s >= declared - ENDS_EARLY_S
-    ):
+    if stream.duration is None and _others_end_s(source, stream.index, limits) - origin_s >= declared - ENDS_EARLY_S:
         return  # only the sound is that long
     fail(ErrorCode.TRUNCATED, source, f"ends after {end_s:.1f} of {declared:.1f} s; fetch it again")
 

@@ -28,6 +28,11 @@ class DecordFrame:
     time: float
     picture: np.ndarray
 
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.picture.shape[:2]
+        return width, height
+
     def rgb(self, size: tuple[int, int] | None = None) -> np.ndarray:
         return cv2.resize(self.picture, size, interpolation=cv2.INTER_AREA) if size else self.picture
 

@@ -30,6 +30,11 @@ class PyAvFrame:
     frame: VideoFrame
     reformatter: VideoReformatter
 
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self.frame.width, self.frame.height
+        return (height, width) if _orientation(self.frame)[0] else (width, height)
+
     def rgb(self, size: tuple[int, int] | None = None) -> np.ndarray:
         width, height = size or (None, None)
         if size and _orientation(self.frame)[0]:
@@ -93,11 +98,6 @@ def _upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def upright_size(frame: VideoFrame) -> tuple[int, int]:
-    width, height = frame.width, frame.height
-    return (height, width) if _orientation(frame)[0] else (width, height)
-
-
 def rotation_degrees(frame: VideoFrame) -> int:
     """Clockwise turn that makes the stored picture upright: 0, 90, 180 or 270."""
     return round(-frame.rotation / 90) * 90 % 360
@@ -156,9 +156,7 @@ def _decode(
         raise _NotAsPlanned(ordered=False)
     # The last packet of some files holds no picture; more than one sample short means lost frames.
     if k == 0 or k < len(timeline.needs) - 1:
-        fail(
-            ErrorCode.TRUNCATED, source, f"only {k} of {len(timeline.needs)} sampled frames could be decoded"
-        )
+        fail(ErrorCode.TRUNCATED, source, f"only {k} of {len(timeline.needs)} sampled frames could be decoded")
 
 
 def _decoded(source: Source, packet: Any, timeline: Timeline) -> list[VideoFrame]:

@@ -31,7 +31,7 @@ from catalog.errors import Refused
 DONE, BROKE, REFUSED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 Config = TypeVar("Config")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def run_job(config_type: type[Config], main: Callable[[Config], int], description: str) -> NoReturn:

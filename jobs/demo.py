@@ -73,7 +73,7 @@ def main(config: DemoConfig) -> int:
 
 
 def _say(step: str, what: str) -> None:
-    console.rule(f"[bold]{step}[/bold] {what}", align="left")
+    console.print(f"\n== {step}: {what}")
 
 
 if __name__ == "__main__":

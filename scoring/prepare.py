@@ -3,9 +3,11 @@
 Runs in a supervised child process, because it touches untrusted bytes. Kernel code: imports neither Ray nor MLflow.
 """
 
+import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -13,11 +15,12 @@ import numpy as np
 from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.sampling import SamplingConfig
-from catalog.video import iter_frames, probe
-from scoring.product import Detection, ProductConfig, ProductIndex, View, locate_in_frame
+from catalog.video import iter_frames, read_headers
+from scoring.product import Detection, ProductConfig, ProductIndex, ProductSearch, View
 
 FETCH_TIMEOUT_S = 120.0
 MAX_IMAGE_BYTES = 64 * 2**20
+KEPT_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +53,21 @@ class Prepared:
 def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: int) -> Callable[[Request], Prepared]:
     """The function that prepares one video after another and keeps the products' features between them."""
     cv2.setNumThreads(1)
+    _keep_freed_memory()
     index = ProductIndex(product)
     grid = (input_size, input_size)
 
     def prepare(request: Request) -> Prepared:
         started = time.thread_time()
-        views = _views(index, request) if request.product_id is not None else None
+        search = None
+        if request.product_id is not None:
+            search = ProductSearch(_views(index, request), product)
         locate_s = time.thread_time() - started
         clip, detections = [], []
+        width = height = 0
         with storage.fetch(request.video_uri, int(sampling.max_megabytes * 1e6), FETCH_TIMEOUT_S) as path:
             started = time.thread_time() - locate_s
-            info = probe(path, max_duration_s=sampling.max_duration)
+            headers = read_headers(path, sampling.max_duration)
             for frame in iter_frames(
                 path,
                 fps=sampling.sample_fps,
@@ -68,24 +75,34 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
                 max_duration_s=sampling.max_duration,
                 backend=sampling.decoder,
             ):
+                if not clip:
+                    width, height = frame.size
                 clip.append(frame.rgb(grid))
-                if views is not None:
+                if search is not None:
                     gray = frame.gray(product.working_short_side)
                     before = time.thread_time()
-                    detections.append(locate_in_frame(gray, views, product))
+                    detections.append(search(gray))
                     locate_s += time.thread_time() - before
         return Prepared(
             clip=np.stack(clip),
-            detections=None if views is None else detections,
-            width=info.width,
-            height=info.height,
-            fps=info.frame_rate,
-            duration_s=info.duration_s,
-            codec=info.codec,
+            detections=None if search is None else detections,
+            width=width,
+            height=height,
+            fps=headers.frame_rate,
+            duration_s=headers.duration_s,
+            codec=headers.codec,
             core_seconds={"decode": time.thread_time() - started - locate_s, "locate": locate_s},
         )
 
     return prepare
+
+
+def _keep_freed_memory() -> None:
+    """Else glibc hands SIFT's image pyramids back to the kernel after every frame, only to fault them in again."""
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    with suppress(AttributeError):  # another C library
+        for parameter in (m_trim_threshold, m_mmap_threshold):
+            ctypes.CDLL(None).mallopt(parameter, KEPT_BYTES)
 
 
 def _views(index: ProductIndex, request: Request) -> list[View]:

@@ -34,8 +34,9 @@ MIN_COARSE_SHORT_SIDE_PX = 120
 CONFIDENT_INLIERS = 12
 """coarse matches with which a fine look would add nothing"""
 MIN_EVIDENCE = 3
-"""coarse matches that must agree for a fine look"""
-REGION_ROOM = 0.35
+"""coarse matches that must agree for a fine look; one more where they claim a large product, which would show more"""
+LARGE_SHARE_OF_FRAME = 0.2
+REGION_ROOM = 0.2
 """of the region's diagonal, on every side"""
 MIN_REGION_PX = 32
 POSE_TURN_DEGREES = 25.0
@@ -186,7 +187,7 @@ class ProductSearch:
         if min(right - left, bottom - top) < MIN_REGION_PX:
             return [], []
         features = root_sift(gray[top:bottom, left:right])
-        features = dataclasses.replace(features, points=features.points + np.float32([left, top]))
+        features = dataclasses.replace(features, points=features.points + np.array([left, top], np.float32))
         found, places = [], []
         for view in self.product:
             detection, hint = match(features, gray.shape, view, self.config)
@@ -222,7 +223,7 @@ def match(
     """One frame's features against one view. shape: the frame's (H, W), pixels.
 
     Returns the detection, and where the matches that agree best would have the product: its corners (4, 2) in
-    fractions of the frame, None where fewer than MIN_EVIDENCE agree.
+    fractions of the frame, None where too few agree.
     """
     size = np.array([shape[1], shape[0]], dtype=np.float32)
     in_frame, in_view = mutual_matches(frame.descriptors, view.features.descriptors, config.match_ratio)
@@ -230,7 +231,9 @@ def match(
     cluster = _largest_cluster(poses, view)
     if cluster.sum() < MIN_EVIDENCE:
         return None, None
-    hint = _posed_corners(poses[cluster], view) / size
+    hint = (_posed_corners(poses[cluster], view) / size).astype(np.float32)
+    if cluster.sum() == MIN_EVIDENCE and cv2.contourArea(hint) > LARGE_SHARE_OF_FRAME:
+        return None, None
     in_frame, in_view = in_frame[cluster], in_view[cluster]
     if len(in_frame) < config.min_inliers:
         return None, hint

@@ -69,7 +69,7 @@ def write_clip(path: Path, seconds: float, fps: int = 5) -> None:
 def write_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("aac", rate=8000, layout="mono")
-        for n in range(16):
+        for n in range(10):
             samples = np.random.default_rng(n).normal(0, 0.1, (1, 1024)).astype(np.float32)
             frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = 8000, n * 1024, Fraction(1, 8000)
@@ -119,7 +119,7 @@ def make_catalogue(folder: Path) -> Catalogue:
     pq.write_table(pa.Table.from_pylist(rows), folder / "videos.parquet")
     schema = pq.read_schema(world.products)
     pq.write_table(pa.Table.from_pylist(products, schema=schema), folder / "products.parquet")
-    many = [row | {"video_id": f"{row['video_id']} copy {n}"} for n in range(16) for row in rows[:6]]
+    many = [row | {"video_id": f"{row['video_id']} copy {n}"} for n in range(10) for row in rows[:6]]
     pq.write_table(pa.Table.from_pylist(many), folder / "many.parquet")
     torch.manual_seed(0)
     save_checkpoint(EngagementModel(ModelSpec(architecture="r3d_18_w16", input_size=64)), folder / "model.pt")

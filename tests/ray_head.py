@@ -68,9 +68,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
         command += [f"--ray-client-server-port={client}", "--object-store-memory=200000000"]
         url = f"http://127.0.0.1:{dashboard}"
         with log.open("w") as out:
-            head = subprocess.Popen(
-                command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True
-            )
+            head = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True)
         try:
             try:
                 _wait_until_it_answers(f"{url}/api/version", token.read_text())

@@ -84,9 +84,7 @@ def test_gpu_workers_are_there_before_a_job_asks_and_cpu_workers_come_and_go(clu
 
 
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
-def test_ray_starts_with_token_authentication_and_a_spill_folder(
-    cluster: dict[str, Any], commands: str
-) -> None:
+def test_ray_starts_with_token_authentication_and_a_spill_folder(cluster: dict[str, Any], commands: str) -> None:
     (start,) = [c for c in checked_as_by_ray_up(cluster)[commands] if "ray start" in c]
     assert "RAY_AUTH_MODE=token ray start" in start
     spill = re.search(r"--object-spilling-directory=(\S+)", start)

@@ -78,9 +78,7 @@ def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(kinetics: Path, folder: Path, drop: str = "", **others: Tensor) -> Path:
     state = torch.load(kinetics, weights_only=True)
     state.pop(drop, None)
-    torch.save(
-        state | {name.replace("__", "."): values for name, values in others.items()}, folder / "changed.pth"
-    )
+    torch.save(state | {name.replace("__", "."): values for name, values in others.items()}, folder / "changed.pth")
     return folder / "changed.pth"
 
 
@@ -104,9 +102,7 @@ def test_kinetics_checkpoint_is_loaded_and_the_networks_own_head_kept(kinetics: 
 
 def test_checkpoint_wrapped_by_a_trainer_is_loaded(kinetics: Path, tmp_path: Path):
     state = torch.load(kinetics, weights_only=True)
-    torch.save(
-        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "wrapped.pth"
-    )
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "wrapped.pth")
     network = ResNet3d18(64)
     load_pretrained(network, tmp_path / "wrapped.pth")
     assert torch.equal(network.state_dict()["stem.0.weight"], state["stem.0.weight"])

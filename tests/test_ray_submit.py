@@ -39,9 +39,7 @@ def runtime_env(folder: Path, **env_vars: str) -> Path:
 
 
 @pytest.mark.timeout(180)
-def test_a_job_gets_the_code_and_the_settings_but_nothing_that_git_ignores(
-    head: RayHead, tmp_path: Path
-) -> None:
+def test_a_job_gets_the_code_and_the_settings_but_nothing_that_git_ignores(head: RayHead, tmp_path: Path) -> None:
     seen = tmp_path / "seen.json"
     env = runtime_env(tmp_path, SEEN=str(seen))
     done = head.submit("python", "-c", SHOW_UPLOAD, runtime_env=env, timeout_s=120)

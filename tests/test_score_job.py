@@ -21,6 +21,8 @@ from jobs.command import run_job
 from jobs.score import ScoreConfig, main
 from scoring.output import read_scores
 
+pytestmark = pytest.mark.timeout(900)
+
 BROKEN = {
     "empty": "not_a_video",
     "text": "not_a_video",
@@ -215,13 +217,13 @@ def until(condition: Any, seconds: float) -> bool:
     return True
 
 
-def stop_midway(catalogue: Catalogue, output: Path, signal_number: int) -> tuple[int, float, str]:
+def stop_midway(catalogue: Catalogue, output: Path, flags: list[str], signal_number: int) -> tuple[int, float, str]:
     """Start the job on many videos and, at its next part file, stop it: exit code, seconds, what it said.
 
     A terminal's Ctrl-C reaches the whole process group, a kill the driver alone.
     """
     parts_before = len(list(output.glob("scores/*.parquet")))
-    command = [sys.executable, "-m", "jobs.score", *catalogue.flags(output.name, "many")]
+    command = [sys.executable, "-m", "jobs.score", *flags]
     with (catalogue.folder / "log.txt").open("w+") as log:
         job = subprocess.Popen(
             command, cwd=ROOT, env=catalogue.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -241,12 +243,13 @@ def stop_midway(catalogue: Catalogue, output: Path, signal_number: int) -> tuple
 
 def test_limited_interrupted_and_killed_runs_are_gone_on_with_until_every_id_is_there_once(catalogue: Catalogue):
     output, all_ids = catalogue.folder / "many", input_ids(catalogue, "many")
-    limited = catalogue.score(*catalogue.flags("many", "many"), "--limit", "4")
+    command = [*catalogue.flags("many", "many"), "--max-seconds", "1"]
+    limited = catalogue.score(*command, "--limit", "4")
     assert limited.returncode == 0, limited.stdout + limited.stderr
     first = rows_of(output)
     assert len(first) == 4
 
-    code, spent, said = stop_midway(catalogue, output, signal.SIGINT)
+    code, spent, said = stop_midway(catalogue, output, command, signal.SIGINT)
     assert code == 130, said
     assert spent < 60
     assert "goes on where this one ended" in said
@@ -255,13 +258,13 @@ def test_limited_interrupted_and_killed_runs_are_gone_on_with_until_every_id_is_
     assert 4 < len(interrupted) < len(all_ids)
     assert not (output / "run.json").exists()
 
-    code, _, said = stop_midway(catalogue, output, signal.SIGKILL)
+    code, _, said = stop_midway(catalogue, output, command, signal.SIGKILL)
     assert code == -signal.SIGKILL, said
     killed = rows_of(output)
     assert len(interrupted) < len(killed) < len(all_ids)
     assert not (output / "run.json").exists()
 
-    finished = catalogue.score(*catalogue.flags("many", "many"))
+    finished = catalogue.score(*command)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert f"{len(killed)} finished before" in finished.stdout
     rows = rows_of(output)

@@ -76,8 +76,7 @@ def test_a_problem_in_a_folder_names_the_part_file_and_its_own_row(tmp_path):
     write(tmp_path / "1.csv", "video_id,video_uri\na,a.mp4\nb,b.mp4\n")
     write(tmp_path / "2.csv", "video_id,video_uri\nc,c.mp4\na,a.mp4\n")
     assert refusal(read_videos, str(tmp_path)) == (
-        f'{tmp_path}/2.csv row 2: video_id "a" was already given in {tmp_path}/1.csv row 1;'
-        " keep one of the rows"
+        f'{tmp_path}/2.csv row 2: video_id "a" was already given in {tmp_path}/1.csv row 1; keep one of the rows'
     )
 
 
@@ -98,9 +97,7 @@ def test_relative_uris_are_relative_to_the_table_not_to_the_current_directory(tm
 
 def test_integer_ids_become_text_with_all_their_digits(tmp_path):
     number = 7346756448103288107
-    lines = write(
-        tmp_path / "v.jsonl", f'{{"video_id": {number}, "video_uri": "a.mp4", "sound_id": {number}}}'
-    )
+    lines = write(tmp_path / "v.jsonl", f'{{"video_id": {number}, "video_uri": "a.mp4", "sound_id": {number}}}')
     table = read_videos(lines)
     assert table["video_id"].to_pylist() == table["sound_id"].to_pylist() == [str(number)]
     pq.write_table(pa.table({"video_id": [number], "video_uri": ["a"]}), tmp_path / "v.parquet")
@@ -153,9 +150,7 @@ def test_a_fraction_or_a_bool_in_a_parquet_count_is_refused(tmp_path):
 
 def test_a_negative_count_is_refused(tmp_path):
     uri = write(tmp_path / "v.jsonl", '{"video_id": "a", "video_uri": "a", "shares": -3}\n')
-    assert refusal(read_videos, uri) == (
-        f"{uri} row 1: shares is -3, which no count is; correct it or write null"
-    )
+    assert refusal(read_videos, uri) == (f"{uri} row 1: shares is -3, which no count is; correct it or write null")
 
 
 def test_a_missing_column_is_refused_with_the_columns_that_are_there(tmp_path):
@@ -198,9 +193,7 @@ def test_times_without_a_zone_are_utc_and_others_are_converted(tmp_path):
         None,
     ]
     naive = pa.array([1_700_000_000_000_000_000], pa.timestamp("ns"))
-    pq.write_table(
-        pa.table({"video_id": ["a"], "video_uri": ["a"], "posted_at": naive}), tmp_path / "v.parquet"
-    )
+    pq.write_table(pa.table({"video_id": ["a"], "video_uri": ["a"], "posted_at": naive}), tmp_path / "v.parquet")
     read = read_videos(str(tmp_path / "v.parquet"))["posted_at"][0].as_py()
     assert read.isoformat() == "2023-11-14T22:13:20+00:00"
 
@@ -268,14 +261,10 @@ def test_text_in_parquet_that_is_not_utf8_is_refused_with_its_row(tmp_path):
 
 
 def test_video_uris_of_unknown_or_missing_storage_are_refused_with_their_rows(tmp_path):
-    uri = write(
-        tmp_path / "v.csv", "video_id,video_uri\na,a.mp4\nb,gs://b/c.mp4\nc,tiktok://x\nd,file://host/x\n"
-    )
+    uri = write(tmp_path / "v.csv", "video_id,video_uri\na,a.mp4\nb,gs://b/c.mp4\nc,tiktok://x\nd,file://host/x\n")
     lines = refusal(read_videos, uri).splitlines()
     assert lines[1].startswith(f"  {uri} row 2: video_uri: gs://b/c.mp4: gs:// needs the package gcsfs")
-    assert lines[2].startswith(
-        f"  {uri} row 3: video_uri: tiktok://x: tiktok:// cannot be read; use a local path"
-    )
+    assert lines[2].startswith(f"  {uri} row 3: video_uri: tiktok://x: tiktok:// cannot be read; use a local path")
     assert lines[3].startswith(f"  {uri} row 4: video_uri: file://host/x names the host 'host'")
 
 
@@ -287,8 +276,7 @@ def test_an_unknown_product_is_refused_and_null_is_allowed(tmp_path):
     with pytest.raises(Refused) as refused:
         check_references(videos, products, "v.csv", "p.csv")
     assert str(refused.value) == (
-        'v.csv row 3: product_id is "p9" (video_id "c"), which is in no row of p.csv;'
-        " add the product or set it to null"
+        'v.csv row 3: product_id is "p9" (video_id "c"), which is in no row of p.csv; add the product or set it to null'
     )
     check_references(videos.slice(0, 2), products, "v.csv", "p.csv")
 
@@ -350,9 +338,7 @@ def test_bad_products_are_refused_with_row_and_reason(tmp_path, cells, words):
 
 
 def test_sales_are_one_row_a_product_and_day_with_a_revenue(tmp_path):
-    good = write(
-        tmp_path / "s.csv", "product_id,date,revenue_30d\np,2024-05-01,10\np,2024-05-02,-1.5\nq,2024-05-01,\n"
-    )
+    good = write(tmp_path / "s.csv", "product_id,date,revenue_30d\np,2024-05-01,10\np,2024-05-02,-1.5\nq,2024-05-01,\n")
     table = read_sales(good)
     assert table["date"].type == pa.date32()
     assert table["revenue_30d"].to_pylist() == [10.0, -1.5, None]

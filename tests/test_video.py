@@ -87,9 +87,7 @@ def write_sound(container: Any, stream: Any, seconds: float) -> None:
     container.mux(stream.encode())
 
 
-def decode_everything(
-    path: Path, fps: float = 1.0, in_order: bool = False
-) -> tuple[list[np.ndarray], list[float]]:
+def decode_everything(path: Path, fps: float = 1.0, in_order: bool = False) -> tuple[list[np.ndarray], list[float]]:
     """The plain way: every frame of the file as stored luma, samples picked afterwards.
 
     `in_order`: the file's times are wrong; the n-th frame is shown at the n-th smallest time.
@@ -192,21 +190,15 @@ def test_times_of_a_video_without_reordering_information_are_the_labelled_ones(s
 
 
 @pytest.mark.parametrize("fps", [0.5, 1.0, 2.0, 7.3, 25.0])
-@pytest.mark.parametrize(
-    "options", [{"bf": "3", "b-pyramid": "normal"}, {"bf": "16", "b-adapt": "0"}, {"bf": "0"}]
-)
-def test_skipping_unwanted_frames_changes_no_sample(
-    tmp_path: Path, options: dict[str, str], fps: float
-) -> None:
+@pytest.mark.parametrize("options", [{"bf": "3", "b-pyramid": "normal"}, {"bf": "16", "b-adapt": "0"}, {"bf": "0"}])
+def test_skipping_unwanted_frames_changes_no_sample(tmp_path: Path, options: dict[str, str], fps: float) -> None:
     path = write_video(tmp_path / "b.mp4", moving(80), options=options)
     assert_same_as_decoding_everything(path, fps)
 
 
 def test_a_sample_is_the_first_frame_not_before_its_second_at_varying_rate(tmp_path: Path) -> None:
     seconds = [0.0, 0.4, 1.0, 1.99, 3.5, 3.6, 4.0]
-    path = write_video(
-        tmp_path / "vfr.mkv", moving(7), [round(s * 12_800) for s in seconds], options={"bf": "2"}
-    )
+    path = write_video(tmp_path / "vfr.mkv", moving(7), [round(s * 12_800) for s in seconds], options={"bf": "2"})
     assert [frame.time for frame in iter_frames(path)] == pytest.approx([0, 1, 3.5, 3.5, 4])
     assert [frame.time for frame in iter_frames(path, max_seconds=2)] == pytest.approx([0, 1])
 
@@ -221,9 +213,7 @@ def test_a_time_rounded_down_by_the_container_is_not_missed(tmp_path: Path) -> N
     # Matroska keeps milliseconds: the frame at 2/3 s is stored as 0.667, that at 1/3 s as 0.333 < 1/3.
     thirds = [round(n * 12_800 / 3) for n in range(7)]
     path = write_video(tmp_path / "thirds.mkv", moving(7), thirds)
-    assert [frame.time for frame in iter_frames(path, fps=3)] == pytest.approx(
-        [0, 0.333, 0.667, 1, 1.333, 1.667, 2]
-    )
+    assert [frame.time for frame in iter_frames(path, fps=3)] == pytest.approx([0, 0.333, 0.667, 1, 1.333, 1.667, 2])
 
 
 def test_one_frame_is_a_video(tmp_path: Path) -> None:
@@ -420,9 +410,7 @@ for frame in iter_frames({str(path)!r}, fps=25):
 assert len(at) == 24
 print(at[-1] - at[8])
 """
-    grown = subprocess.run(
-        [sys.executable, "-c", measure], capture_output=True, text=True, timeout=60, check=True
-    )
+    grown = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, timeout=60, check=True)
     assert float(grown.stdout) < 60  # 15 more frames of 12.4 MB each would be 187 MB
 
 

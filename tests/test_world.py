@@ -55,16 +55,12 @@ def digests(world: WorldPaths) -> dict[str, str]:
     return {str(p.relative_to(world.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
-    world: WorldPaths, tmp_path: Path
-) -> None:
+def test_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(world: WorldPaths, tmp_path: Path) -> None:
     again = make_world(tmp_path / "again", videos=VIDEOS, seed=3, workers=2, config=SMALL)
     assert digests(again) == digests(world)
 
 
-def test_a_video_does_not_depend_on_how_many_there_are_but_on_the_seed(
-    world: WorldPaths, tmp_path: Path
-) -> None:
+def test_a_video_does_not_depend_on_how_many_there_are_but_on_the_seed(world: WorldPaths, tmp_path: Path) -> None:
     fewer = make_world(tmp_path / "fewer", videos=1, seed=3, config=SMALL)
     other = make_world(tmp_path / "other", videos=1, seed=4, config=SMALL)
     first = "videos/v000000.mp4"
@@ -212,9 +208,7 @@ def test_the_catalogue_photo_matches_the_product_in_the_video(world: WorldPaths)
         packaging = draw_packaging(3, int(product[1:]))
         height, width = packaging.shape[:2]
         frame = sampled_frames(world, row["video_id"])[best]
-        photo_points, photo_features = sift.detectAndCompute(
-            cv2.cvtColor(packaging, cv2.COLOR_RGB2GRAY), None
-        )
+        photo_points, photo_features = sift.detectAndCompute(cv2.cvtColor(packaging, cv2.COLOR_RGB2GRAY), None)
         points, features = sift.detectAndCompute(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), None)
         pairs = cv2.BFMatcher().knnMatch(photo_features, features, k=2)
         good = [first for first, second in pairs if first.distance < 0.75 * second.distance]
@@ -299,9 +293,7 @@ def test_creators_and_products_have_several_and_few_videos(scripts: list[VideoSc
 
 
 @pytest.mark.parametrize("effect", [True, False])
-def test_the_panel_shows_the_planted_lift_and_none_in_the_null_world(
-    scripts: list[VideoScript], effect: bool
-) -> None:
+def test_the_panel_shows_the_planted_lift_and_none_in_the_null_world(scripts: list[VideoScript], effect: bool) -> None:
     """Difference of 30-day means round the post, less the same for a control: regressed on PE."""
     config, pe = WorldConfig(), np.random.default_rng(0).gamma(1.0, 0.02, 300)
     lifts = true_lifts(config, 0, range(300), pe, effect=effect)

@@ -90,7 +90,6 @@ def report_page(
         n_failed=statuses[Status.FAILED],
         failures=failures,
         n_with_pe=len(with_pe),
-        median_pe=float(np.median(with_pe)) if len(with_pe) else None,
         ends=ends,
         distributions=distributions,
         scatter=scatter,

@@ -45,9 +45,7 @@ class WorldConfig:
                 f"use even sides of {GRID} px or more"
             )
         if not 0 < self.seconds[0] <= self.seconds[1] or self.fps < 2:
-            raise Refused(
-                f"seconds={self.seconds} at {self.fps} fps make no video; give shortest <= longest, fps > 1"
-            )
+            raise Refused(f"seconds={self.seconds} at {self.fps} fps make no video; give shortest <= longest, fps > 1")
 
 
 @dataclass(frozen=True)

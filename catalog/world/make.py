@@ -68,9 +68,7 @@ def make_world(
     return paths
 
 
-def make_videos(
-    folder: Path, seed: int, videos: int, config: WorldConfig, workers: int
-) -> Iterator[VideoTruth]:
+def make_videos(folder: Path, seed: int, videos: int, config: WorldConfig, workers: int) -> Iterator[VideoTruth]:
     """Truth of every video, in the order in which they are finished."""
     if workers == 1 or videos == 1:
         yield from (make_video(folder, seed, index, config) for index in range(videos))
@@ -96,7 +94,5 @@ def wait_for_any(
 ) -> tuple[set[Future[VideoTruth]], set[Future[VideoTruth]]]:
     done, left = wait(pending, timeout=timeout_s, return_when=FIRST_COMPLETED)
     if not done:
-        raise TimeoutError(
-            f"no video was finished in {timeout_s:g} s; give fewer workers or a longer video_timeout_s"
-        )
+        raise TimeoutError(f"no video was finished in {timeout_s:g} s; give fewer workers or a longer video_timeout_s")
     return done, left

@@ -69,9 +69,7 @@ def print_line(
     cv2.putText(image, text, (left, int(top + scale * high)), font, scale, ink, thick, cv2.LINE_AA)
 
 
-def draw_emblem(
-    image: np.ndarray, rng: np.random.Generator, centre: tuple[int, int], radius: int, hue: float
-) -> None:
+def draw_emblem(image: np.ndarray, rng: np.random.Generator, centre: tuple[int, int], radius: int, hue: float) -> None:
     """A logo: nested irregular stars and rings, different for every product."""
     for ring in range(int(rng.integers(3, 5))):
         points, reach = int(rng.integers(3, 8)), radius * (1 - 0.27 * ring)
@@ -124,9 +122,7 @@ def draw_packaging(seed: int, index: int, *, control: bool = False) -> np.ndarra
     title_height = int(height * 0.17)
     cv2.rectangle(image, (0, band_top), (width, band_top + title_height), paper, -1)
     margin = width // 16
-    print_line(
-        image, word(rng, 2).upper(), (margin, band_top + 6, width - 2 * margin, title_height - 10), ink, font
-    )
+    print_line(image, word(rng, 2).upper(), (margin, band_top + 6, width - 2 * margin, title_height - 10), ink, font)
     subtitle_top = band_top + title_height + 6
     print_line(
         image,

@@ -33,16 +33,13 @@ def draw_counts(config: WorldConfig, seed: int, script: VideoScript, followers: 
     drive = config.reach_effect * reach + config.signal_effect * (signal - SIGNAL_MEAN) / SIGNAL_SD
     noise = rng.normal(0, config.count_noise, 4) * (1.0, 1.15, 1.3, 1.0)
     shares, likes, comments = (
-        round(float(np.exp(level + drive + error)))
-        for level, error in zip((5.6, 7.8, 4.6), noise[:3], strict=True)
+        round(float(np.exp(level + drive + error))) for level, error in zip((5.6, 7.8, 4.6), noise[:3], strict=True)
     )
     views = round(float(np.exp(11.6 + 0.8 * reach + 1.2 * noise[3])))
     return Counts(likes, comments, shares, max(views, likes))
 
 
-def true_lifts(
-    config: WorldConfig, seed: int, firsts: Sequence[int], pe: np.ndarray, *, effect: bool
-) -> np.ndarray:
+def true_lifts(config: WorldConfig, seed: int, firsts: Sequence[int], pe: np.ndarray, *, effect: bool) -> np.ndarray:
     """Lift in daily revenue, (N,), of the videos `firsts`: effect * standardised PE + noise, or noise."""
     noise = [stream(seed, Stream.SALES, 1_000_000 + index).normal(0, config.lift_noise) for index in firsts]
     spread = float(pe.std())

@@ -70,9 +70,9 @@ class PatternPainter:
             return
         step = int((self.phase + self.turns_per_s * seconds) * PHASES) % PHASES
         part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        ink = cv2.resize(
-            self.palette.take(self.which[step], axis=0), (side, side), interpolation=cv2.INTER_NEAREST
-        )[part]
+        ink = cv2.resize(self.palette.take(self.which[step], axis=0), (side, side), interpolation=cv2.INTER_NEAREST)[
+            part
+        ]
         alpha = cv2.resize(self.ink[step], (side, side), interpolation=cv2.INTER_LINEAR)[part]
         region = frame[y0:y1, x0:x1]
         opacity = np.where(print_[y0:y1, x0:x1], OPACITY_OVER_PRODUCT * self.opacity, self.opacity)

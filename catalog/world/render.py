@@ -49,12 +49,8 @@ class Renderer:
         aspect = 0.8 if self.packaging is None else self.packaging.shape[1] / self.packaging.shape[0]
         self.stage = Choreography(script, aspect, config)
         if self.packaging is not None:
-            shrink = min(
-                1.0, 1.5 * self.stage.size_px / np.sqrt(self.packaging.shape[0] * self.packaging.shape[1])
-            )
-            self.packaging = cv2.resize(
-                self.packaging, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA
-            )
+            shrink = min(1.0, 1.5 * self.stage.size_px / np.sqrt(self.packaging.shape[0] * self.packaging.shape[1]))
+            self.packaging = cv2.resize(self.packaging, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         self.samples = set(script.samples(config.fps))
         self.truth: list[SecondTruth] = []
 
@@ -109,9 +105,7 @@ class Renderer:
             weight = script.element.weights[script.shot_of(index)]
             distractor = masks["distractor"] & ~masks["element"]
             self.truth.append(
-                SecondTruth(
-                    product, masks["element"], distractor, fractions, covered > OCCLUDED_ABOVE, weight
-                )
+                SecondTruth(product, masks["element"], distractor, fractions, covered > OCCLUDED_ABOVE, weight)
             )
         return frame
 

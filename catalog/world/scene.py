@@ -16,9 +16,7 @@ def draw_background(config: WorldConfig, rng: np.random.Generator) -> np.ndarray
     height, width = config.height + 2 * MARGIN_PX, config.width + 2 * MARGIN_PX
     hue, saturation, value = rng.uniform(0, 360), rng.uniform(0.03, 0.32), rng.uniform(0.35, 0.95)
     base = np.array(colour(hue, saturation, value), np.float32)
-    cloud = cv2.resize(
-        rng.normal(0, 1, (7, 5)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
+    cloud = cv2.resize(rng.normal(0, 1, (7, 5)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     fall = np.linspace(0.12, -0.18, height, dtype=np.float32)[:, None]
     image = (base * (1 + 0.10 * cloud + fall)[..., None]).clip(0, 255).astype(np.uint8)
     line, style = colour(hue + 30, saturation * 0.8, value * 0.75), int(rng.integers(4))
@@ -43,21 +41,15 @@ def draw_background(config: WorldConfig, rng: np.random.Generator) -> np.ndarray
     return (image[: grain.shape[0], : grain.shape[1]].astype(np.int16) + grain).clip(0, 255).astype(np.uint8)
 
 
-def draw_shelves(
-    image: np.ndarray, rng: np.random.Generator, hue: float, saturation: float, value: float
-) -> None:
+def draw_shelves(image: np.ndarray, rng: np.random.Generator, hue: float, saturation: float, value: float) -> None:
     height, width = image.shape[:2]
     for y in range(90, height, 130):
         x = 10
         while x < width - 30:
             wide, tall = int(rng.integers(12, 42)), int(rng.integers(40, 95))
-            cover = colour(
-                hue + rng.uniform(-90, 90), min(0.6, saturation + 0.15), value * rng.uniform(0.5, 1.0)
-            )
+            cover = colour(hue + rng.uniform(-90, 90), min(0.6, saturation + 0.15), value * rng.uniform(0.5, 1.0))
             cv2.rectangle(image, (x, y - tall), (x + wide, y), cover, -1)
-            cv2.line(
-                image, (x + wide // 2, y - tall + 8), (x + wide // 2, y - 10), colour(hue, 0.1, value), 2
-            )
+            cv2.line(image, (x + wide // 2, y - tall + 8), (x + wide // 2, y - 10), colour(hue, 0.1, value), 2)
             x += wide + int(rng.integers(2, 16))
         cv2.rectangle(image, (0, y), (width, y + 9), colour(hue + 20, 0.4, value * 0.55), -1)
 
@@ -112,9 +104,7 @@ class Presenter:
                     self.stripe,
                     max(2, round(6 * size)),
                 )
-        cv2.line(
-            frame, point(x, y - 20 * size), point(x, y + 14 * size), self.skin, round(34 * size), cv2.LINE_AA
-        )
+        cv2.line(frame, point(x, y - 20 * size), point(x, y + 14 * size), self.skin, round(34 * size), cv2.LINE_AA)
         self.draw_head(frame, x, y - 58 * size, seconds)
         wave = y + (170 + 40 * np.sin(2.3 * seconds)) * size
         self.draw_arm(frame, (x + shoulder, y + 44 * size), np.array([x + 104 * size, wave + 60 * size]))
@@ -123,12 +113,8 @@ class Presenter:
 
     def draw_head(self, frame: np.ndarray, x: float, y: float, seconds: float) -> None:
         size = self.size
-        cv2.ellipse(
-            frame, point(x, y - 8 * size), point(50 * size, 62 * size), 0, 0, 360, self.hair, -1, cv2.LINE_AA
-        )
-        cv2.ellipse(
-            frame, point(x, y + 4 * size), point(43 * size, 54 * size), 0, 0, 360, self.skin, -1, cv2.LINE_AA
-        )
+        cv2.ellipse(frame, point(x, y - 8 * size), point(50 * size, 62 * size), 0, 0, 360, self.hair, -1, cv2.LINE_AA)
+        cv2.ellipse(frame, point(x, y + 4 * size), point(43 * size, 54 * size), 0, 0, 360, self.skin, -1, cv2.LINE_AA)
         look = 3 * size * np.sin(1.3 * seconds)
         for side in (-1, 1):
             eye = point(x + side * 17 * size + look, y - 4 * size)
@@ -172,17 +158,13 @@ def draw_occluder(
         swing = 0.15 * size * np.sin(2 * np.pi * progress)
         hand = centre + np.array([0.45 * size, -0.1 * size + swing])
         start = centre + np.array([-1.1 * size, 0.35 * size + swing])
-        shapes = [
-            lambda im, ink: cv2.line(im, point(*start), point(*hand), ink, round(0.42 * size), cv2.LINE_8)
-        ]
+        shapes = [lambda im, ink: cv2.line(im, point(*start), point(*hand), ink, round(0.42 * size), cv2.LINE_8)]
         shapes.append(lambda im, ink: cv2.circle(im, point(*hand), round(0.3 * size), ink, -1))
         ink, edge = skin, tuple(int(v * 0.8) for v in skin)
     else:
         x, y = centre + np.array([0.12 * size * np.sin(2 * np.pi * progress), 0.2 * size])
         box = np.array([[x - 0.36 * size, y - 0.4 * size], [x + 0.36 * size, y - 0.4 * size]])
-        box = np.vstack([box, [[x + 0.3 * size, y + 0.5 * size], [x - 0.3 * size, y + 0.5 * size]]]).astype(
-            np.int32
-        )
+        box = np.vstack([box, [[x + 0.3 * size, y + 0.5 * size], [x - 0.3 * size, y + 0.5 * size]]]).astype(np.int32)
         shapes = [lambda im, ink: cv2.fillPoly(im, [box], ink)]
         ink, edge = (214, 214, 206), (120, 128, 140)
     for shape in shapes:

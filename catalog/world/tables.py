@@ -132,9 +132,7 @@ def write_products(paths: WorldPaths, seed: int, scripts: Sequence[VideoScript])
         rows.append(
             {
                 "product_id": name,
-                "image_uris": [
-                    write_photo(paths.folder, f"{name}_{k}", photo) for k, photo in enumerate(photos)
-                ],
+                "image_uris": [write_photo(paths.folder, f"{name}_{k}", photo) for k, photo in enumerate(photos)],
                 "image_outlines": [photo.outline for photo in photos] if rng.random() < 0.5 else None,
                 "title": f"{word(rng, 2).title()} {word(rng, 3)}",
                 "category": category_of(seed, CONTROL_STREAM * control + index),
@@ -178,9 +176,7 @@ def write_sales(
     rows = [
         {"product_id": name, "date": day, "revenue": revenue, "search_index": interest}
         for name, sales in panel.items()
-        for day, revenue, interest in zip(
-            days, sales.revenue.tolist(), sales.search_index.tolist(), strict=True
-        )
+        for day, revenue, interest in zip(days, sales.revenue.tolist(), sales.search_index.tolist(), strict=True)
     ]
     write(rows, SALES, paths.sales)
     return lifts
