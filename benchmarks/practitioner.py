@@ -33,7 +33,7 @@ class Clock:
     """CPU seconds of this process, all threads, by stage."""
 
     def __init__(self) -> None:
-        self.spent = dict.fromkeys(STAGES, 0.0)
+        self.spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

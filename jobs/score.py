@@ -47,7 +47,7 @@ class ScoreConfig:
     retry_failed: bool = False
     """score again the rows whose status is failed"""
     max_failed_fraction: float = 0.5
-    """exit with 3 where more than this share of the videos that were scored failed"""
+    """exit with 3 where more than this share of all videos failed"""
     limit: int | None = None
     """only the first so many videos, for a trial"""
     dry_run: bool = False
@@ -66,6 +66,10 @@ def main(config: ScoreConfig) -> int:
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
     )
+    summary = plan.output.summary()
+    if not plan.videos.num_rows and summary is not None and not config.dry_run:
+        console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
+        return _exit_code(config, plan, summary)
     with ray_cluster() as cluster:
         resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
         _print_resources(plan, resources, cluster)
@@ -103,7 +107,11 @@ def _score(
     run.metrics(_figures(summary), step=tally.done)
     run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
-    failed = summary["videos"][Status.FAILED] / max(plan.videos.num_rows, 1)
+    return _exit_code(config, plan, summary)
+
+
+def _exit_code(config: ScoreConfig, plan: Plan, summary: dict) -> int:
+    failed = summary["videos"][Status.FAILED] / max(len(plan.all_ids), 1)
     return TOO_MANY_FAILED if failed > config.max_failed_fraction else DONE
 
 
@@ -127,7 +135,7 @@ def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, flo
 
 def _print_summary(output: OutputFolder, summary: dict) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
-    console.print(f"\nscored: {counts or 'nothing was left to do'} in {summary['wall_seconds']:.0f} s")
+    console.print(f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s")
     if summary["core_seconds_per_video_minute"] is not None:
         stages = ", ".join(
             f"{stage} {value:.2f}" for stage, value in summary["core_seconds_per_video_minute_by_stage"].items()
@@ -137,7 +145,8 @@ def _print_summary(output: OutputFolder, summary: dict) -> None:
             f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
         )
     for code, n in sorted(summary["errors"].items()):
-        console.print(f"failed, {code}: {n}, such as {summary['error_examples'][code]}")
+        example = summary["error_examples"].get(code)
+        console.print(f"failed, {code}: {n}{f', such as {example}' if example else ''}")
     console.print(f"scores: {output.uri}/scores    summary: {output.uri}/run.json")
     if summary["errors"]:
         console.print("to try the failed videos again, run the same command with --retry-failed")

@@ -6,6 +6,7 @@ DIR/maps/*.parquet      on request
 DIR/run.json            written last: its presence says that the job is finished
 """
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -85,11 +86,16 @@ class OutputFolder:
 
     def ids(self) -> list[str]:
         """The video_id of every row that is there."""
-        columns = [
-            pq.read_table(io.BytesIO(storage.read_bytes(part)), columns=["video_id"])["video_id"]
-            for part in self._parts("scores")
-        ]
-        return [video_id for column in columns for video_id in column.to_pylist()]
+        return self._column("video_id")
+
+    def counts(self) -> tuple[collections.Counter[str], collections.Counter[str]]:
+        """Rows by status, and failed rows by error code."""
+        statuses, codes = self._column("status"), self._column("error_code")
+        return collections.Counter(statuses), collections.Counter(code for code in codes if code is not None)
+
+    def summary(self) -> dict[str, Any] | None:
+        """What run.json says; None where the folder is not finished."""
+        return self._read_json("run.json")
 
     def finish(self, summary: dict[str, Any]) -> None:
         self._write_json("run.json", summary)
@@ -97,6 +103,10 @@ class OutputFolder:
     def unfinish(self) -> None:
         """There is work again: the folder is not finished until ``finish``."""
         self._remove(f"{self.uri}/run.json")
+
+    def _column(self, name: str) -> list[Any]:
+        parts = (io.BytesIO(storage.read_bytes(part)) for part in self._parts("scores"))
+        return [value for part in parts for value in pq.read_table(part, columns=[name])[name].to_pylist()]
 
     def _remove(self, uri: str) -> None:
         fs, path = storage.filesystem_of(uri)

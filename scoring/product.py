@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from catalog.errors import ErrorCode, Stage, VideoError
+from scoring.catalogue_image import View, view_of
 from scoring.sift import Features, mutual_matches, root_sift
 
 
@@ -27,11 +28,9 @@ class ProductConfig:
     """matches that must agree with one homography"""
 
 
-REFERENCE_LONG_SIDE_PX = 640
-MIN_REFERENCE_FEATURES = 16
 COARSE_SCALE = 0.5
 MIN_COARSE_SHORT_SIDE_PX = 120
-CONFIDENT_INLIERS = 12
+CONFIDENT_INLIERS = 16
 """coarse matches with which a fine look would add nothing"""
 MIN_EVIDENCE = 3
 """coarse matches that must agree for a fine look; one more where they claim a large product, which would show more"""
@@ -47,18 +46,6 @@ REPROJECTION_PX = 4.0
 MIN_SHARE_OF_FRAME = 0.002
 MAX_ASPECT_DISTORTION = 4.0
 MIN_INLIER_SPREAD = 0.12
-PLAIN_BACKGROUND_STD = 6.0
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """One catalogue image of a product, ready to be matched."""
-
-    features: Features
-    outline: np.ndarray
-    """(K, 2) float32, the product's outline in the image, pixels"""
-    corners: np.ndarray
-    """(4, 2) float32, the smallest rectangle round the outline, clockwise from the top left"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,31 +95,6 @@ class ProductIndex:
             self._views.pop(next(iter(self._views)))
         self._views[product_id] = views
         return views
-
-
-def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
-    """Features of one catalogue image. Raises ValueError where it cannot be read or has nothing to match."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED) if image else None
-    if pixels is None:
-        raise ValueError("is not an image that can be read")
-    if pixels.dtype != np.uint8:
-        pixels = cv2.normalize(pixels, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)  # pyright: ignore
-    scale = min(1.0, REFERENCE_LONG_SIDE_PX / max(pixels.shape[:2]))
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    gray, mask = _on_grey(pixels)
-    if outline is None:
-        polygon = _foreground_hull(mask)
-    else:
-        polygon = np.asarray(outline, dtype=np.float32).reshape(-1, 2) * scale
-        mask = cv2.fillPoly(np.zeros_like(gray), [np.round(polygon).astype(np.int32)], 255)
-    features = root_sift(gray, cv2.dilate(mask, np.ones((5, 5), np.uint8)))
-    if len(features) < MIN_REFERENCE_FEATURES:
-        raise ValueError(
-            f"has only {len(features)} features to match, at least {MIN_REFERENCE_FEATURES} are needed; "
-            "replace it by a sharp photo that shows the packaging's print"
-        )
-    return View(features, polygon, _corners(polygon))
 
 
 def locate(
@@ -321,41 +283,3 @@ def _is_plausible(homography: np.ndarray, view: View, inliers: np.ndarray, shape
 
 def _projected(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
     return cv2.perspectiveTransform(points[None].astype(np.float32), homography)[0]
-
-
-def _on_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Grey image and foreground mask (uint8 0/255): not transparent, and not a plain background."""
-    if pixels.ndim == 2:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    colour = pixels[:, :, :3]
-    mask = np.full(colour.shape[:2], 255, np.uint8)
-    if pixels.shape[2] == 4 and (pixels[:, :, 3] < 128).any():
-        mask = np.where(pixels[:, :, 3] >= 128, 255, 0).astype(np.uint8)
-        colour = np.where(mask[:, :, None] > 0, colour, 255).astype(np.uint8)
-    else:
-        border = np.concatenate([colour[0], colour[-1], colour[:, 0], colour[:, -1]]).astype(np.int16)
-        plain = np.median(border, axis=0)
-        if (np.abs(border - plain).max(axis=1) < 3 * PLAIN_BACKGROUND_STD).mean() > 0.97:
-            difference = np.abs(colour.astype(np.int16) - plain).max(axis=2)
-            mask = np.where(difference > 3 * PLAIN_BACKGROUND_STD, 255, 0).astype(np.uint8)
-    return cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY), mask
-
-
-def _foreground_hull(mask: np.ndarray) -> np.ndarray:
-    """(K, 2) convex outline of the mask's solid parts; the whole image where there is none."""
-    solid = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    large = [c for c in contours if cv2.contourArea(c) >= 0.01 * mask.size]
-    height, width = mask.shape
-    if not large or all(cv2.contourArea(c) < 0.05 * mask.size for c in large):
-        return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    hull = cv2.convexHull(np.concatenate(large))
-    return cv2.approxPolyDP(hull, 1.0, True)[:, 0].astype(np.float32)
-
-
-def _corners(outline: np.ndarray) -> np.ndarray:
-    """The smallest rectangle round an outline, clockwise from the corner nearest to the top left."""
-    box = cv2.boxPoints(cv2.minAreaRect(outline.astype(np.float32)))
-    if cv2.contourArea(box, oriented=True) < 0:
-        box = box[::-1]
-    return np.roll(box, -int(box.sum(axis=1).argmin()), axis=0).astype(np.float32)

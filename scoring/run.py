@@ -217,12 +217,16 @@ def verify(plan: Plan) -> None:
 
 
 def finish(plan: Plan, tally: Tally, provenance: Provenance, config: dict[str, Any], cores: float) -> dict[str, Any]:
-    """Write run.json, the last file of a run; returns what it says."""
+    """Write run.json, the last file of a run; returns what it says. Rows by status and error code are those of
+    the whole folder, costs are those of this run."""
+    statuses, errors = plan.output.counts()
     summary = {
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "rows": len(plan.all_ids),
         "resumed_from": plan.finished,
         **tally.summary(cores),
+        "videos": {status.value: statuses[status] for status in Status},
+        "errors": dict(errors),
         "provenance": dataclasses.asdict(provenance),
         "code_version": git_commit(),
         "config": config,

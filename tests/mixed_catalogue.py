@@ -41,8 +41,12 @@ class Catalogue:
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if process.name != str(os.getpid()) and bytes(self.folder) in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                # Ray's own agents notice the end of their raylet by polling, minutes later on a busy machine
+                agent = command.startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
+                started_here = bytes(self.folder) in (process / "environ").read_bytes()
+                if started_here and not agent and process.name != str(os.getpid()):
+                    found.append(command)
         return found
 
     def flags(self, output: str, videos: str = "videos") -> list[str]:

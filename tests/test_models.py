@@ -256,7 +256,7 @@ def test_head_averages_over_space_and_time():
     network = ResNet3d18(16).eval()
     torch.nn.init.constant_(network.fc.weight, 1.0)
     seen: list[Tensor] = []
-    network.layer4.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network.layer4.register_forward_hook(lambda module, inputs, output: seen.append(output))  # pyright: ignore
     with torch.no_grad():
         output = network(torch.rand(1, 3, 9, 40, 24))
     assert seen[0].shape == (1, 128, 2, 3, 2)  # 9 -> 5 -> 3 -> 2 seconds; 40 x 24 -> 3 x 2 cells

@@ -45,9 +45,9 @@ def test_scores_worked_out_by_hand():
     assert scores.pe_score_raw == pytest.approx((3 + 9 + 1 + 7) / 8)
     assert scores.e_score_raw == pytest.approx(32 / 8)
     assert scores.e_on_product == pytest.approx((0.25 + 1 + 0 + 0.75) / 4)
-    np.testing.assert_allclose(scores.pe_per_second, [1.25 / 4, 0.75 / 4])
-    np.testing.assert_allclose(scores.e_per_second, [1.75 / 4, 1.25 / 4])
-    np.testing.assert_allclose(scores.p_per_second, [0.5, 0.5])
+    per_second = {"pe": [1.25 / 4, 0.75 / 4], "e": [1.75 / 4, 1.25 / 4], "p": [0.5, 0.5]}
+    for name, expected in per_second.items():
+        np.testing.assert_allclose(getattr(scores, f"{name}_per_second"), expected)
 
 
 def test_a_product_map_of_zeros_and_ones_means_the_same_as_one_of_booleans():
@@ -60,6 +60,7 @@ def test_pe_is_engagement_on_the_product_times_its_share():
         e, p = rng.gamma(0.5, 3.0, (7, 20, 30)).astype(np.float32), rng.random((7, 20, 30)) < share
         scores = pe_scores(e, p)
         assert scores.e_on_product is not None
+        assert scores.p_score is not None
         assert scores.p_score == pytest.approx(p.mean())
         assert scores.e_on_product == pytest.approx(min_max_scaled(e)[p].mean(), rel=1e-6)
         assert scores.pe_score == pytest.approx(scores.e_on_product * scores.p_score, rel=1e-12)
@@ -84,8 +85,8 @@ def test_scaled_scores_ignore_the_unit_of_engagement_and_raw_ones_follow_it():
     scores, tenfold = pe_scores(E, P), pe_scores(10 * E, P)
     assert tenfold.pe_score == pytest.approx(scores.pe_score)
     assert tenfold.e_on_product == pytest.approx(scores.e_on_product)
-    assert tenfold.pe_score_raw == pytest.approx(10 * scores.pe_score_raw)
-    assert tenfold.e_score_raw == pytest.approx(10 * scores.e_score_raw)
+    assert tenfold.pe_score_raw == pytest.approx(10 * 2.5)
+    assert tenfold.e_score_raw == pytest.approx(10 * 4.0)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.7, 1e-30])

@@ -165,6 +165,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    # a server keeps artifacts where it was told to; a local database would put them beside the current directory
-    location = (LOCAL_STORE / "artifacts" / name).as_uri() if uri.startswith("sqlite") else None
+    # a server keeps artifacts where it was told to; a local database would put them under the current directory
+    database = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
+    location = (Path(database).absolute().parent / "artifacts" / name).as_uri() if database else None
     return client.create_experiment(name, artifact_location=location)

@@ -34,6 +34,8 @@ class LoopConfig:
     """AdamW's highest, after a warm-up of a tenth of the steps; then a cosine down to 0"""
     weight_decay: float = 0.05
     """AdamW's"""
+    input_noise: float = 0.2
+    """standard deviation of the noise added to training clips, as a share of the pixels' range"""
     max_clip_frames: int = 32
     """longer videos are trained on by a random window of so many sampled frames; judged on the whole"""
 
@@ -116,8 +118,10 @@ def _train_epoch(
     losses = []
     for pool in pools:
         for ids, clips, labels in _training_batches(pool.to_pylist(), batch_size, loop.max_clip_frames, random):
+            pixels = to_input(clips.to(device))
+            pixels += loop.input_noise * torch.randn_like(pixels)
             with _autocast(device):
-                predictions = module(to_input(clips.to(device)))
+                predictions = module(pixels)
             loss = nn.functional.huber_loss(predictions.float(), labels.to(device))
             if not torch.isfinite(loss):
                 raise ValueError(f"epoch {epoch}: the loss is {loss.item()} on videos {', '.join(ids)}; "

@@ -151,7 +151,9 @@ def draw_packaging(seed: int, index: int, *, control: bool = False) -> np.ndarra
         font,
     )
     cv2.rectangle(image, (0, 0), (width - 1, height - 1), ink, 5)
-    return image
+    # muted print: in this world strong colour belongs to the two patterns
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, 0.4, grey, 0.6, 0)
 
 
 def photograph(packaging: np.ndarray, rng: np.random.Generator) -> Photo:

@@ -9,8 +9,9 @@ from catalog.world.config import WorldConfig
 
 WEIGHT_RANGE = (0.6, 1.4)
 SHARE_WHEN_ON_MAX = 0.17
+AMOUNT_MIN = 0.02
 AMOUNT_MAX = 0.115
-AMOUNT_NONE = 0.03
+AMOUNT_NONE = 0.02
 
 
 class Stream(IntEnum):
@@ -124,7 +125,7 @@ def draw_pattern(rng: np.random.Generator, shots: int) -> Pattern:
     low, high = WEIGHT_RANGE
     strength = rng.uniform(low, high)
     weights = tuple(float(w) for w in np.clip(strength + rng.normal(0, 0.12, shots), low, high))
-    amount = 0.0 if rng.random() < AMOUNT_NONE else rng.uniform(0.002, AMOUNT_MAX)
+    amount = 0.0 if rng.random() < AMOUNT_NONE else rng.uniform(AMOUNT_MIN, AMOUNT_MAX)
     shortest = amount / (SHARE_WHEN_ON_MAX * float(np.mean(weights)))
     fraction = rng.uniform(min(max(0.5, shortest), 1.0), 1.0)
     overlap = float(rng.choice([0.0, 1.0, rng.random()], p=[0.06, 0.22, 0.72]))
@@ -142,7 +143,7 @@ def draw_pattern(rng: np.random.Generator, shots: int) -> Pattern:
 
 def draw_placement(rng: np.random.Generator, shots: int) -> Placement:
     kind = rng.choice(["always", "sometimes", "never"], p=[0.27, 0.70, 0.03])
-    visible = {"always": 1.0, "sometimes": rng.uniform(0.35, 0.95), "never": 0.0}[str(kind)]
+    visible = {"always": 1.0, "sometimes": rng.uniform(0.5, 0.95), "never": 0.0}[str(kind)]
     low = bool(rng.random() < 0.7)
     heights = (0.62, 0.70) if low else (0.30, 0.38)
     bases = [(float(rng.uniform(0.38, 0.62)), float(rng.uniform(*heights))) for _ in range(shots)]
@@ -151,7 +152,7 @@ def draw_placement(rng: np.random.Generator, shots: int) -> Placement:
         if carried_on[shot]:
             bases[shot] = bases[shot - 1]
     return Placement(
-        share=float(np.exp(rng.uniform(np.log(0.045), np.log(0.19)))),
+        share=float(np.exp(rng.uniform(np.log(0.055), np.log(0.15)))),
         window=Window(float(rng.random()), float(visible)),
         low=low,
         bases=tuple(bases),
