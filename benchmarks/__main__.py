@@ -7,6 +7,7 @@ BENCHMARKS = (
     ("benchmarks.decode",),
     ("benchmarks.locate",),
     ("benchmarks.peer",),
+    ("benchmarks.first_run",),
 )
 TIMEOUT_S = 4 * 3600
 

@@ -100,8 +100,15 @@ def build_graph(
             compute=ray.data.ActorPoolStrategy(size=resources.engage_actors),
             **RESTARTS,
         )
-        # INPUT scores -> a Parquet file a block; OUTPUT a tally row each
-        .map_batches(output.write, batch_size=None, batch_format="pyarrow", num_cpus=0.1)
+        # INPUT scores -> a Parquet file a block; OUTPUT a tally row each. No CPU asked: the other stages have all
+        .map_batches(
+            WriteActor,
+            fn_constructor_args=(output,),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(size=max(1, resources.engage_actors // 8)),
+        )
     )
 
 
@@ -200,6 +207,16 @@ class EngageActor:
                 results.append(ScoreRow.failed(failed_row(row, problem)))
         spent = (time.process_time() - started) / sum(row["seconds"] for row in rows)
         return [r.with_core_seconds("engage", spent * row["seconds"]) for r, row in zip(results, rows, strict=True)]
+
+
+class WriteActor:
+    """WRITE: one whole file a block. An actor, because Ray starts a new process for almost every small task."""
+
+    def __init__(self, output: OutputFolder):
+        self.output = output
+
+    def __call__(self, scored: pa.Table) -> pa.Table:
+        return self.output.write(scored)
 
 
 def batches_of_similar_length(items: list[int], seconds: list[int], max_frames: int) -> Iterator[list[int]]:

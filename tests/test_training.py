@@ -141,9 +141,8 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     with log.open("w") as output:
         first = subprocess.Popen(command, cwd=ROOT, env=tracked, stdout=output, stderr=output)
         experiment = _wait_for(lambda: client.get_experiment_by_name("pe-training"), log)
-        _wait_for(
-            lambda: [r for r in client.search_runs([experiment.experiment_id]) if "val/srcc" in r.data.metrics], log
-        )
+        in_experiment = [experiment.experiment_id]
+        _wait_for(lambda: [r for r in client.search_runs(in_experiment) if "val/srcc" in r.data.metrics], log)
         os.kill(first.pid, signal.SIGKILL)
         first.wait(30)
     second = subprocess.run(command, cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=400)
