@@ -16,7 +16,7 @@ from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
-from scoring.product import Detection, ProductConfig, ProductIndex, ProductSearch, View
+from scoring.product import Detection, ProductConfig, ProductIndex, View, locate
 
 FETCH_TIMEOUT_S = 120.0
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -59,14 +59,12 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
 
     def prepare(request: Request) -> Prepared:
         started = time.thread_time()
-        search = None
-        if request.product_id is not None:
-            search = ProductSearch(_views(index, request), product)
+        views = _views(index, request) if request.product_id is not None else None
         locate_s = time.thread_time() - started
-        clip, detections = [], []
+        clip, grays = [], []
         width = height = 0
         with storage.fetch(request.video_uri, int(sampling.max_megabytes * 1e6), FETCH_TIMEOUT_S) as path:
-            started = time.thread_time() - locate_s
+            started = time.thread_time()
             headers = read_headers(path, sampling.max_duration)
             for frame in iter_frames(
                 path,
@@ -78,20 +76,19 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
                 if not clip:
                     width, height = frame.size
                 clip.append(frame.rgb(grid))
-                if search is not None:
-                    gray = frame.gray(product.working_short_side)
-                    before = time.thread_time()
-                    detections.append(search(gray))
-                    locate_s += time.thread_time() - before
+                if views is not None:
+                    grays.append(frame.gray(product.working_short_side))
+        decoded = time.thread_time()
+        detections = None if views is None else locate(grays, views, product)
         return Prepared(
             clip=np.stack(clip),
-            detections=None if search is None else detections,
+            detections=detections,
             width=width,
             height=height,
             fps=headers.frame_rate,
             duration_s=headers.duration_s,
             codec=headers.codec,
-            core_seconds={"decode": time.thread_time() - started - locate_s, "locate": locate_s},
+            core_seconds={"decode": decoded - started, "locate": locate_s + time.thread_time() - decoded},
         )
 
     return prepare

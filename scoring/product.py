@@ -32,11 +32,12 @@ COARSE_SCALE = 0.5
 MIN_COARSE_SHORT_SIDE_PX = 120
 CONFIDENT_INLIERS = 16
 """coarse matches with which a fine look would add nothing"""
-MIN_EVIDENCE = 3
-"""coarse matches that must agree for a fine look; one more where they claim a large product, which would show more"""
-LARGE_SHARE_OF_FRAME = 0.2
+MIN_EVIDENCE = 4
+"""coarse matches that must agree for a fine look"""
 REGION_ROOM = 0.2
-"""of the region's diagonal, on every side"""
+"""round the place where coarse matches have the product, of its diagonal, on every side"""
+NEIGHBOUR_ROOM = 0.5
+"""the same round its place a second before or after"""
 MIN_REGION_PX = 32
 POSE_TURN_DEGREES = 25.0
 POSE_ZOOM_OCTAVES = 0.6
@@ -104,60 +105,61 @@ def locate(
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
     ``ProductIndex``. Returns one entry a frame, in order: a Detection, or None where it was not found.
+
+    Every frame is searched on its own; then a second without the product is looked at again where it was found in
+    the second before or after.
     """
-    search = ProductSearch(product, config or ProductConfig())
-    return [search(frame) for frame in frames]
+    config = config or ProductConfig()
+    grays = [_working_gray(frame, config) for frame in frames]
+    found = [_searched(gray, product, config) for gray in grays]
+    last = len(grays) - 1
+    for k, beside in [(k, k - 1) for k in range(1, last + 1)] + [(k, k + 1) for k in range(last - 1, -1, -1)]:
+        neighbour = found[beside]
+        if found[k] is None and neighbour is not None:
+            found[k] = _best(_looked_at(grays[k], product, config, neighbour.quad, NEIGHBOUR_ROOM)[0])
+    return found
 
 
 def locate_in_frame(frame: np.ndarray, product: Sequence[View], config: ProductConfig) -> Detection | None:
     """The best detection over the product's views in one frame on its own, or None."""
-    return ProductSearch(product, config)(frame)
+    return _searched(_working_gray(frame, config), product, config)
 
 
-class ProductSearch:
-    """Looks for one product in the frames of one video, in order.
+def _working_gray(frame: np.ndarray, config: ProductConfig) -> np.ndarray:
+    gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return _shrunk(gray, config.working_short_side / min(gray.shape))
 
-    Coarse to fine: the whole frame at half the working resolution first, which decides most frames; where it
-    leaves the matter open, the working resolution, only where the coarse matches (or the second before) point.
+
+def _searched(gray: np.ndarray, product: Sequence[View], config: ProductConfig) -> Detection | None:
+    """Coarse to fine: the whole frame at COARSE_SCALE first, which decides most frames; where it leaves the matter
+    open, the working resolution, only where the coarse matches point."""
+    if min(gray.shape) * COARSE_SCALE < MIN_COARSE_SHORT_SIDE_PX:
+        return _best(_looked_at(gray, product, config)[0])
+    found, places = _looked_at(_shrunk(gray, COARSE_SCALE), product, config)
+    if not any(d.inliers >= CONFIDENT_INLIERS for d in found):
+        for place in places:
+            found += _looked_at(gray, product, config, place)[0]
+    return _best(found)
+
+
+def _looked_at(
+    gray: np.ndarray,
+    product: Sequence[View],
+    config: ProductConfig,
+    place: np.ndarray | None = None,
+    room: float = REGION_ROOM,
+) -> tuple[list[Detection], list[np.ndarray]]:
+    """Detections, and (4, 2) quads (fractions of the frame) that deserve a closer look.
+
+    place: look only round this quad, with ``room`` on every side; None: everywhere.
     """
-
-    def __init__(self, product: Sequence[View], config: ProductConfig):
-        self.product, self.config = product, config
-        self.last: Detection | None = None
-
-    def __call__(self, frame: np.ndarray) -> Detection | None:
-        """frame: uint8 (H, W) grey or (H, W, 3) RGB, any size -> the best detection over the product's views."""
-        gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        gray = _shrunk(gray, self.config.working_short_side / min(gray.shape))
-        if min(gray.shape) * COARSE_SCALE < MIN_COARSE_SHORT_SIDE_PX:
-            return _best(self._searched(gray, None)[0])
-        found, places = self._searched(_shrunk(gray, COARSE_SCALE), None)
-        if not any(d.inliers >= CONFIDENT_INLIERS for d in found):
-            if self.last is not None:
-                places.append(self.last.quad)
-            for place in places:
-                found += self._searched(gray, place)[0]
-        self.last = _best(found)
-        return self.last
-
-    def _searched(self, gray: np.ndarray, place: np.ndarray | None) -> tuple[list[Detection], list[np.ndarray]]:
-        """Detections, and (4, 2) quads (fractions of the frame) that deserve a closer look.
-
-        place: look only round this quad; None: everywhere.
-        """
-        left, top, right, bottom = _region(place, gray.shape)
-        if min(right - left, bottom - top) < MIN_REGION_PX:
-            return [], []
-        features = root_sift(gray[top:bottom, left:right])
-        features = dataclasses.replace(features, points=features.points + np.array([left, top], np.float32))
-        found, places = [], []
-        for view in self.product:
-            detection, hint = match(features, gray.shape, view, self.config)
-            if detection is not None:
-                found.append(detection)
-            if hint is not None:
-                places.append(hint)
-        return found, places
+    left, top, right, bottom = _region(place, room, gray.shape)
+    if min(right - left, bottom - top) < MIN_REGION_PX:
+        return [], []
+    features = root_sift(gray[top:bottom, left:right])
+    features = dataclasses.replace(features, points=features.points + np.array([left, top], np.float32))
+    matched = [match(features, gray.shape, view, config) for view in product]
+    return [d for d, _ in matched if d is not None], [place for _, place in matched if place is not None]
 
 
 def _best(found: Sequence[Detection]) -> Detection | None:
@@ -168,14 +170,14 @@ def _shrunk(gray: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
 
 
-def _region(place: np.ndarray | None, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """left, top, right, bottom in pixels, with room round the quad for what it gets wrong."""
+def _region(place: np.ndarray | None, room: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom in pixels."""
     height, width = shape[:2]
     if place is None:
         return 0, 0, width, height
     quad = place * np.array([width, height])
-    room = REGION_ROOM * np.linalg.norm(np.ptp(quad, axis=0))
-    (left, top), (right, bottom) = quad.min(axis=0) - room, quad.max(axis=0) + room
+    margin = room * np.linalg.norm(np.ptp(quad, axis=0))
+    (left, top), (right, bottom) = quad.min(axis=0) - margin, quad.max(axis=0) + margin
     return max(0, int(left)), max(0, int(top)), min(width, int(right) + 1), min(height, int(bottom) + 1)
 
 
@@ -193,9 +195,7 @@ def match(
     cluster = _largest_cluster(poses, view)
     if cluster.sum() < MIN_EVIDENCE:
         return None, None
-    hint = (_posed_corners(poses[cluster], view) / size).astype(np.float32)
-    if cluster.sum() == MIN_EVIDENCE and cv2.contourArea(hint) > LARGE_SHARE_OF_FRAME:
-        return None, None
+    hint = _posed_corners(poses[cluster], view) / size
     in_frame, in_view = in_frame[cluster], in_view[cluster]
     if len(in_frame) < config.min_inliers:
         return None, hint
