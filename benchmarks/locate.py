@@ -23,13 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cpu_time import cpu_model
+from catalog.isolation import IsolatedWorker
 from catalog.video import iter_frames
 from catalog.world import make_world
+from scoring.prepare import keep_freed_memory
 from scoring.product import Detection, ProductConfig, View, locate, match, view_of
 from scoring.sift import root_sift
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 CANVAS_PX = 360
+TIMEOUT_S = 3600.0
 NOT_SCORED = {"mug": (6, 11, 14)}
 """seconds in which a third of the product shows: neither found nor absent"""
 
@@ -51,8 +54,8 @@ class Case:
 class Result:
     seconds: collections.Counter[str] = field(default_factory=collections.Counter)
     found: collections.Counter[str] = field(default_factory=collections.Counter)
-    ious: dict[str, list[float]] = field(default_factory=lambda: collections.defaultdict(list))
-    core_s: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
+    ious: dict[str, list[float]] = field(default_factory=dict)
+    core_s: dict[str, float] = field(default_factory=dict)
 
 
 def whole_frame(frames: Sequence[np.ndarray], views: Sequence[View]) -> list[Detection | None]:
@@ -142,11 +145,11 @@ def run(search: Search, cases: list[Case]) -> Result:
             if group is None:
                 continue
             result.seconds[group] += 1
-            result.core_s[group] += a_frame
+            result.core_s[group] = result.core_s.get(group, 0.0) + a_frame
             if detection is not None:
                 result.found[group] += 1
                 if quad is not None:
-                    result.ious[group].append(iou(detection.outline, quad))
+                    result.ious.setdefault(group, []).append(iou(detection.outline, quad))
     return result
 
 
@@ -160,6 +163,18 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((masks[0] & masks[1]).sum() / max((masks[0] | masks[1]).sum(), 1))
 
 
+def measured(arguments: tuple[int, int]) -> dict[str, Result]:
+    """In the child, which has one thread and the memory settings of the scoring job's PREPARE."""
+    videos, seed = arguments
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        cases = made_up_cases(Path(folder), videos, seed)
+    if DATA.is_dir():
+        cases += real_cases()
+    return {name: run(search, cases) for name, search in SEARCHES.items()}
+
+
 def print_table(console: Console, results: dict[str, Result]) -> None:
     table = Table(title=f"found of seconds; IoU mean (least); core-ms a frame. {cpu_model()}")
     table.add_column("group")
@@ -170,7 +185,7 @@ def print_table(console: Console, results: dict[str, Result]) -> None:
     for group in groups:
         cells = []
         for result in results.values():
-            seconds, ious = result.seconds[group], result.ious[group]
+            seconds, ious = result.seconds[group], result.ious.get(group)
             cells += [
                 f"{result.found[group]}/{seconds}",
                 f"{np.mean(ious):.3f} ({min(ious):.2f})" if ious else "-",
@@ -187,15 +202,11 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=24, help="made-up videos (default 24)")
     parser.add_argument("--seed", type=int, default=7, help="of the made-up world (default 7)")
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
     console = Console(width=150)
-    with tempfile.TemporaryDirectory() as folder:
-        cases = made_up_cases(Path(folder), arguments.videos, arguments.seed)
-    if DATA.is_dir():
-        cases += real_cases()
-    else:
+    if not DATA.is_dir():
         console.print(f"{DATA} is not here: made-up videos only")
-    print_table(console, {name: run(search, cases) for name, search in SEARCHES.items()})
+    with IsolatedWorker("benchmarks.locate:measured") as worker:
+        print_table(console, worker.call((arguments.videos, arguments.seed), TIMEOUT_S))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Prepared:
 def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: int) -> Callable[[Request], Prepared]:
     """The function that prepares one video after another and keeps the products' features between them."""
     cv2.setNumThreads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
     index = ProductIndex(product)
     grid = (input_size, input_size)
 
@@ -94,7 +94,7 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
     return prepare
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Else glibc hands SIFT's image pyramids back to the kernel after every frame, only to fault them in again."""
     m_trim_threshold, m_mmap_threshold = -1, -3
     with suppress(AttributeError):  # another C library
