@@ -24,7 +24,7 @@ class DemoConfig:
     """how many videos to make up"""
     architecture: str = "r3d_18_w16"
     """network to train; r3d_18 is the published one and takes some ten times longer"""
-    epochs: int = 7
+    epochs: int = 6
     """passes over the training videos"""
     seed: int = 0
     """of the world, the split and the training"""
