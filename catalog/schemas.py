@@ -98,7 +98,7 @@ SCORES = pa.schema(
         _column(
             "product_quads",
             _QUADS,
-            "per second the outline's corners x1,y1,...,x4,y4 in [0,1] of the upright frame; null: not found",
+            "per second the product's corners x1,y1,...,x4,y4 in fractions of the upright frame; null: not found",
         ),
         _column("product_inliers", pa.list_(pa.int32()), "per second the matches behind the quad"),
         _column("predicted_engagement", pa.float64(), "the model's output"),

@@ -111,13 +111,18 @@ def _train(
     for video_id, reason in list(undecodable.items())[:5]:
         console.print(f"left out: {video_id}: {reason}")
     with _progress("training, epoch", config.loop.epochs) as (progress, watch):
+        logged = run.steps("val/srcc") or set()
+
+        def log_epoch(epoch: dict) -> None:
+            if epoch["epoch"] not in logged:
+                run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
+                logged.add(epoch["epoch"])
 
         def on_epoch(epoch: dict) -> None:
             watch.alive()
-            number = int(epoch["epoch"])
-            run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=number)
+            log_epoch(epoch)
             figures = ", ".join(f"{k} {epoch[k]:.3f}" for k in ("train/loss", "val/loss", "val/srcc"))
-            progress.update(number + 1, figures)
+            progress.update(epoch["epoch"] + 1, figures)
 
         creators = dict(zip(chosen.table["video_id"].to_pylist(), chosen.table["creator_id"].to_pylist(), strict=True))
         fitted = fit(
@@ -125,6 +130,8 @@ def _train(
             str(config.init_weights.absolute()) if config.init_weights else None,
             scaling, storage.absolute(config.storage), name, on_epoch,
         )  # fmt: skip
+        for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
+            log_epoch(epoch)
     try:
         version = _publish(config, fitted, run)
     except BaseException:

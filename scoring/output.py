@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Set
 from typing import Any
 
 import pyarrow as pa
@@ -30,9 +31,9 @@ class OutputFolder:
 
     uri: str
 
-    def claim(self, config: dict[str, Any], config_hash: str) -> None:
+    def claim(self, config: dict[str, Any], config_hash: str, video_ids: Set[str]) -> None:
         """Take the folder for this config, or go on in it. Raises Refused where it holds another config's
-        scores or cannot be written to."""
+        scores or rows of videos other than ``video_ids``, or cannot be written to."""
         storage.check_writable(self.uri)
         earlier = self._read_json("config.json")
         if earlier is not None and earlier.get("config_hash") != config_hash:
@@ -43,6 +44,11 @@ class OutputFolder:
                 f"{self.uri} holds scores of another config ({differences}); scores are never mixed: "
                 "give another --output, or the config that the folder was begun with"
             )
+        if others := set(self.ids()) - video_ids:
+            raise Refused(
+                f"{self.uri} holds scores of {len(others)} videos that the videos table does not have "
+                f"(such as {min(others)}): give another --output, or a table with these videos too"
+            )
         self._write_json("config.json", config | {"config_hash": config_hash})
 
     def reopen(self, retry_failed: bool) -> tuple[set[str], int]:
@@ -52,6 +58,7 @@ class OutputFolder:
         """
         finished: set[str] = set()
         failed = 0
+        whole: set[str] = set()
         for part in self._parts("scores"):
             table = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=SCORES)
             kept: list[int] = []
@@ -68,8 +75,13 @@ class OutputFolder:
                 continue
             if len(kept) < table.num_rows:
                 table = table.take(kept)
+                self._keep_maps(part, table["video_id"])
                 storage.write_bytes_atomically(part, _parquet(table))
+            whole.add(_name(part))
             failed += pc.sum(pc.equal(table["status"], Status.FAILED)).as_py() or 0
+        for part in self._parts("maps"):
+            if _name(part) not in whole:  # a crash came between its maps and its scores
+                self._remove(part)
         return finished, failed
 
     def write(self, scored: pa.Table) -> pa.Table:
@@ -103,6 +115,12 @@ class OutputFolder:
     def unfinish(self) -> None:
         """There is work again: the folder is not finished until ``finish``."""
         self._remove(f"{self.uri}/run.json")
+
+    def _keep_maps(self, scores_part: str, ids: pa.ChunkedArray) -> None:
+        part = f"{self.uri}/maps/{_name(scores_part)}"
+        if part in self._parts("maps"):
+            maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
+            storage.write_bytes_atomically(part, _parquet(maps.filter(pc.is_in(maps["video_id"], ids))))
 
     def _column(self, name: str) -> list[Any]:
         parts = (io.BytesIO(storage.read_bytes(part)) for part in self._parts("scores"))
@@ -138,6 +156,10 @@ def read_scores(uri: str) -> pa.Table:
     if not parts:
         raise Refused(f"{uri} holds no scores/*.parquet; give the --output folder of jobs.score")
     return pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(p)), schema=SCORES) for p in parts)
+
+
+def _name(part: str) -> str:
+    return part.rsplit("/", 1)[-1]
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -84,6 +84,7 @@ def plan_scoring(
     else:
         check_references(videos, products, videos_uri, products_uri or "")
         images = _images_of(products)
+    in_table = set(videos["video_id"].to_pylist())
     if limit is not None:
         videos = videos.slice(0, limit)
     depends = {
@@ -99,7 +100,7 @@ def plan_scoring(
     if dry_run:
         storage.check_writable(output.uri)
     else:
-        output.claim(resolved_config | {"scores_depend_on": depends}, config_hash)
+        output.claim(resolved_config | {"scores_depend_on": depends}, config_hash, in_table)
         finished, failed = output.reopen(retry_failed)
         if failed:
             log.info("%d finished rows are failed videos; --retry-failed tries them again", failed)

@@ -83,19 +83,19 @@ def test_maps_are_written_beside_the_scores_only_where_there_are_any(output: Out
 
 
 def test_the_folder_goes_on_with_the_config_it_was_begun_with(output: OutputFolder):
-    output.claim(CONFIG, "hash-a")
+    output.claim(CONFIG, "hash-a", set())
     assert json.loads(files(output)["config.json"])["max_seconds"] == 60.0
-    output.claim(CONFIG, "hash-a")
+    output.claim(CONFIG, "hash-a", set())
     assert list(files(output)) == ["config.json"]
 
 
 def test_another_config_is_refused_naming_what_differs(output: OutputFolder):
-    output.claim(CONFIG, "hash-a")
+    output.claim(CONFIG, "hash-a", set())
     output.write(scored("a"))
     before = files(output)
     other = {"scores_depend_on": {"model": "bbbb", "max_seconds": 60.0, "decoder": "pyav"}}
     with pytest.raises(Refused) as refused:
-        output.claim(other, "hash-b")
+        output.claim(other, "hash-b", set())
     message = str(refused.value)
     assert output.uri in message
     assert "model was 'aaaa', is 'bbbb'" in message
@@ -107,20 +107,20 @@ def test_another_config_is_refused_naming_what_differs(output: OutputFolder):
 
 
 def test_a_broken_config_file_is_refused(output: OutputFolder):
-    output.claim(CONFIG, "hash-a")
+    output.claim(CONFIG, "hash-a", set())
     (Path(output.uri) / "config.json").write_text('{"model": ')
     with pytest.raises(Refused, match=r"config\.json cannot be read"):
-        output.claim(CONFIG, "hash-a")
+        output.claim(CONFIG, "hash-a", set())
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(Refused, match="cannot be written"):
-        OutputFolder(str(tmp_path / "file" / "out")).claim(CONFIG, "hash-a")
+        OutputFolder(str(tmp_path / "file" / "out")).claim(CONFIG, "hash-a", set())
 
 
 def test_a_new_folder_has_nothing_finished(output: OutputFolder):
-    output.claim(CONFIG, "hash-a")
+    output.claim(CONFIG, "hash-a", set())
     assert output.reopen(retry_failed=False) == (set(), 0)
     assert output.ids() == []
     with pytest.raises(Refused, match="holds no scores"):
@@ -141,6 +141,26 @@ def test_rows_that_are_there_twice_are_cut_to_one(output: OutputFolder):
     finished, _ = output.reopen(retry_failed=False)
     assert finished == {"a", "b", "c", "d"}
     assert sorted(output.ids()) == ["a", "b", "c", "d"]
+
+
+def test_a_video_has_one_map_whatever_the_crash_was_between(output: OutputFolder):
+    output.write(scored("a", "b", "c", with_maps=True))
+    (maps,) = (Path(output.uri) / "maps").glob("*.parquet")
+    output.write(scored("b", "d", with_maps=True))
+    pq.write_table(pq.read_table(maps), maps.with_name("of_no_scores.parquet"))
+    output.reopen(retry_failed=False)
+    assert sorted(output.ids()) == ["a", "b", "c", "d"]
+    assert sorted(pq.read_table(maps.parent)["video_id"].to_pylist()) == ["a", "b", "c", "d"]
+
+
+def test_rows_of_videos_that_left_the_table_are_refused(output: OutputFolder):
+    output.claim(CONFIG, "hash-a", {"a", "b"})
+    output.write(scored("a", "b"))
+    before = files(output)
+    with pytest.raises(Refused, match="scores of 1 videos that the videos table does not have .such as b."):
+        output.claim(CONFIG | {"limit": 1}, "hash-a", {"a", "c"})
+    assert files(output) == before
+    output.claim(CONFIG, "hash-a", {"a", "b", "c"})
 
 
 def test_retry_takes_out_failed_rows_and_no_others(output: OutputFolder):

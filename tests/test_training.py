@@ -1,5 +1,7 @@
 """The training job: what it learns from, how it is judged, what MLflow holds at the end, and going on after a kill."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -143,6 +145,8 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
         experiment = _wait_for(lambda: client.get_experiment_by_name("pe-training"), log)
         in_experiment = [experiment.experiment_id]
         _wait_for(lambda: [r for r in client.search_runs(in_experiment) if "val/srcc" in r.data.metrics], log)
+        os.kill(first.pid, signal.SIGSTOP)  # so that the next epoch is kept by its worker but never logged
+        _wait_for(lambda: _epochs_kept(tracked["STORAGE"]) > 1, log)
         os.kill(first.pid, signal.SIGKILL)
         first.wait(30)
     second = subprocess.run(command, cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=400)
@@ -188,6 +192,14 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
         registry.promote("99")
     with pytest.raises(Refused, match="no-such-alias"):
         registry.load("models:/pe-engagement@no-such-alias")
+
+
+def _epochs_kept(storage: str) -> int:
+    kept = 0
+    for file in Path(storage).glob("train-*/checkpoint*/history.json"):
+        with contextlib.suppress(OSError, ValueError):  # a file that is being written or removed
+            kept = max(kept, len(json.loads(file.read_text())))
+    return kept
 
 
 def _wait_for(look, log: Path, seconds: float = 240):

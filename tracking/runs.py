@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ def connect() -> str:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # hints to MLflow's callers in code; a job's user can do nothing about them
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         LOCAL_STORE.mkdir(exist_ok=True)
@@ -106,6 +109,11 @@ class Run:
         now = get_current_time_millis()
         values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
         MlflowClient().log_batch(self._id, metrics=values)
+
+    @_never_fatal
+    def steps(self, metric: str) -> set[int]:
+        """The steps at which ``metric`` was logged already, by an earlier attempt of this run."""
+        return {point.step for point in MlflowClient().get_metric_history(self._id, metric)}
 
     @_never_fatal
     def tags(self, tags: Mapping[str, str]) -> None:

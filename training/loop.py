@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from training.models import EngagementModel, ModelSpec, load_pretrained, save_checkpoint, to_input
 
-MODEL_FILE, STATE_FILE, PREDICTIONS_FILE = "model.pt", "training_state.pt", "predictions.json"
+MODEL_FILE, STATE_FILE = "model.pt", "training_state.pt"
+HISTORY_FILE, PREDICTIONS_FILE = "history.json", "predictions.json"
 SHUFFLE_ROWS = 256
 
 
@@ -58,9 +59,9 @@ def train_loop(settings: dict[str, Any]) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, loop.learning_rate, total_steps=steps + 1, pct_start=0.1, div_factor=10
     )
-    first_epoch = _restore(model, optimizer, schedule)
+    history = _restore(model, optimizer, schedule)
     per_worker = max(1, loop.batch_size // context.get_world_size())
-    for epoch in range(first_epoch, loop.epochs):
+    for epoch in range(len(history), loop.epochs):
         random = np.random.default_rng([seed, epoch, context.get_world_rank()])
         loss = _train_epoch(module, device, optimizer, schedule, epoch, seed, per_worker, loop, random)
         metrics: dict[str, Any] = {
@@ -70,29 +71,32 @@ def train_loop(settings: dict[str, Any]) -> None:
         }
         predictions = _predict_held_out(model, device, per_worker)
         metrics |= _held_out_metrics(predictions)
+        history.append(metrics)
         if context.get_world_rank() != 0:
             ray.train.report(metrics)
             continue
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(model, Path(folder, MODEL_FILE))
-            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "epoch": epoch}
+            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, Path(folder, STATE_FILE))
+            Path(folder, HISTORY_FILE).write_text(json.dumps(history))
             Path(folder, PREDICTIONS_FILE).write_text(json.dumps(predictions))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _restore(model: EngagementModel, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
-    """Take up the last epoch's checkpoint where there is one; returns the epoch to begin with."""
+def _restore(model: EngagementModel, optimizer: torch.optim.Optimizer, schedule: Any) -> list[dict[str, Any]]:
+    """Take up the last epoch's checkpoint where there is one; returns the metrics of the epochs that are done."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return 0
+        return []
     with checkpoint.as_directory() as folder:
         weights = torch.load(Path(folder, MODEL_FILE), map_location="cpu", weights_only=True)
         model.network.load_state_dict(weights["state_dict"])
         state = torch.load(Path(folder, STATE_FILE), map_location="cpu", weights_only=True)
+        history = json.loads(Path(folder, HISTORY_FILE).read_text())
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    return state["epoch"] + 1
+    return history
 
 
 def _train_epoch(

@@ -26,7 +26,7 @@ from catalog.errors import Refused, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from training.evaluation import Evaluation, evaluate
-from training.loop import MODEL_FILE, PREDICTIONS_FILE, LoopConfig, train_loop
+from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, LoopConfig, train_loop
 from training.models import ModelSpec
 from training.targets import MIN_VIDEOS, Examples
 
@@ -59,6 +59,7 @@ class Fitted:
     undecodable: dict[str, str]
     """video_id -> why"""
     epochs: list[dict[str, float]]
+    """the metrics of every epoch, those before a resume too"""
 
 
 class Reports(UserCallback):
@@ -153,9 +154,8 @@ def fit(
     workers = scaling.num_workers or 1
     assert isinstance(workers, int)
     per_worker = max(1, loop.batch_size // workers)
-    epochs: list[dict[str, float]] = []
     metrics = ray.util.queue.Queue(actor_options={"num_cpus": 0})
-    listener = _Listener(metrics, epochs, on_epoch)
+    listener = _Listener(metrics, on_epoch)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={
@@ -186,6 +186,7 @@ def fit(
     with result.checkpoint.as_directory() as kept:
         shutil.copy(Path(kept, MODEL_FILE), folder / MODEL_FILE)
         predictions = json.loads(Path(kept, PREDICTIONS_FILE).read_text())
+        epochs = json.loads(Path(kept, HISTORY_FILE).read_text())
     first = held_out.slice(0, 1).to_pylist()[0]
     example = np.frombuffer(first["clip"], np.uint8)
     return Fitted(
@@ -213,13 +214,8 @@ def _standardised(clips: pa.Table, spec: ModelSpec) -> list[pa.Table]:
 class _Listener:
     """A thread of the driver that hands the epochs' metrics on as they come."""
 
-    def __init__(
-        self,
-        metrics: ray.util.queue.Queue,
-        epochs: list[dict[str, float]],
-        on_epoch: Callable[[dict[str, float]], None],
-    ):
-        self.metrics, self.epochs, self.on_epoch = metrics, epochs, on_epoch
+    def __init__(self, metrics: ray.util.queue.Queue, on_epoch: Callable[[dict[str, float]], None]):
+        self.metrics, self.on_epoch = metrics, on_epoch
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -240,5 +236,4 @@ class _Listener:
                 continue
             except ray.exceptions.RayError:
                 return
-            self.epochs.append(epoch)
             self.on_epoch(epoch)
