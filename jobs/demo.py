@@ -22,9 +22,11 @@ class DemoConfig:
     """folder for the world, the scores and the report"""
     videos: int = 144
     """how many videos to make up"""
+    seconds: tuple[float, float] = (6.0, 10.0)
+    """the shortest and the longest of them"""
     architecture: str = "r3d_18_w16"
     """network to train; r3d_18 is the published one and takes some ten times longer"""
-    epochs: int = 6
+    epochs: int = 9
     """passes over the training videos"""
     seed: int = 0
     """of the world, the split and the training"""
@@ -40,7 +42,7 @@ def main(config: DemoConfig) -> int:
         videos=config.videos,
         seed=config.seed,
         progress=lambda done, _: progress.update(done),
-        config=WorldConfig(seconds=(6.0, 10.0)),
+        config=WorldConfig(seconds=config.seconds),
     )
     progress.close()
     split = SplitConfig(seed=config.seed)

@@ -157,7 +157,7 @@ def test_rows_of_videos_that_left_the_table_are_refused(output: OutputFolder):
     output.claim(CONFIG, "hash-a", {"a", "b"})
     output.write(scored("a", "b"))
     before = files(output)
-    with pytest.raises(Refused, match="scores of 1 videos that the videos table does not have .such as b."):
+    with pytest.raises(Refused, match="scores of 1 videos that the videos table does not have"):
         output.claim(CONFIG | {"limit": 1}, "hash-a", {"a", "c"})
     assert files(output) == before
     output.claim(CONFIG, "hash-a", {"a", "b", "c"})

@@ -19,7 +19,7 @@ from catalog.errors import Refused
 from catalog.world import WorldPaths
 from tracking import registry
 from training.evaluation import evaluate, within_creator_srcc
-from training.loop import _training_batches
+from training.loop import LoopConfig, _augmented, _training_batches
 from training.models import ModelSpec
 from training.targets import SplitConfig, examples
 
@@ -108,12 +108,27 @@ def test_training_batches_use_every_row_once_and_cut_to_the_shortest_clip() -> N
         {"video_id": str(i), "label": float(i), "seconds": s, "clip": np.full((s, 4, 4, 3), i, np.uint8).tobytes()}
         for i, s in enumerate([3, 9, 4, 8, 5])
     ]
-    batches = list(_training_batches(rows, 2, 6, np.random.default_rng(0)))
+    batches = list(_training_batches(rows, 2, LoopConfig(max_clip_frames=6), np.random.default_rng(0)))
     assert sorted(i for ids, _, _ in batches for i in ids) == ["0", "1", "2", "3", "4"]
     frames = {tuple(sorted(ids)): clips.shape[1] for ids, clips, _ in batches}
     assert frames == {("0", "2"): 3, ("3", "4"): 5, ("1",): 6}
     for ids, clips, labels in batches:
         assert [int(clip.float().mean()) for clip in clips] == [int(i) for i in ids] == labels.int().tolist()
+
+
+def test_a_moved_clip_is_moved_as_one_and_keeps_its_pixels_in_view() -> None:
+    clip = np.zeros((5, 9, 9, 3), np.uint8)
+    clip[:, 4, 4] = 1 + np.arange(5)[:, None]
+    seen = set()
+    for seed in range(60):
+        moved = _augmented(clip, 3, 2, np.random.default_rng(seed))
+        _, row, column, _ = np.argwhere(moved).T
+        assert moved.shape == (3, 9, 9, 3)
+        assert len({*zip(row, column, strict=True)}) == 1
+        assert np.all(np.diff(moved[:, row[0], column[0], 0]) == 1)
+        seen.add((int(row[0]), int(column[0])))
+    assert min(seen) == (2, 2)
+    assert max(seen) == (6, 6)
 
 
 def train(env: dict[str, str], *flags: str) -> list[str]:

@@ -29,14 +29,17 @@ class LoopConfig:
 
     epochs: int = 15
     """passes over the training videos"""
-    batch_size: int = 8
+    batch_size: int = 4
     """videos a step, over all workers"""
-    learning_rate: float = 1e-3
-    """AdamW's highest, after a warm-up of a tenth of the steps; then a cosine down to 0"""
+    learning_rate: float = 2e-3
+    """AdamW's highest, after a warm-up of a tenth of the steps; then a cosine down to 0. With --init-weights less,
+    such as 3e-4"""
     weight_decay: float = 0.05
     """AdamW's"""
     input_noise: float = 0.2
-    """standard deviation of the noise added to training clips, as a share of the pixels' range"""
+    """standard deviation of the noise added to training clips, as a share of the pixels' range; reached half-way"""
+    max_shift: int = 16
+    """training clips are moved by up to so many pixels, up or down, left or right; edges are mirrored into the gap"""
     max_clip_frames: int = 32
     """longer videos are trained on by a random window of so many sampled frames; judged on the whole"""
 
@@ -121,9 +124,11 @@ def _train_epoch(
     )
     losses = []
     for pool in pools:
-        for ids, clips, labels in _training_batches(pool.to_pylist(), batch_size, loop.max_clip_frames, random):
+        for ids, clips, labels in _training_batches(pool.to_pylist(), batch_size, loop, random):
             pixels = to_input(clips.to(device))
-            pixels += loop.input_noise * torch.randn_like(pixels)
+            # grows from 0 over the first half: at full strength from the start some runs never begin to learn
+            noise = loop.input_noise * min(1.0, 2 * schedule.last_epoch / schedule.total_steps)
+            pixels += noise * torch.randn_like(pixels)
             with _autocast(device):
                 predictions = module(pixels)
             loss = nn.functional.huber_loss(predictions.float(), labels.to(device))
@@ -140,24 +145,29 @@ def _train_epoch(
 
 
 def _training_batches(
-    rows: list[dict[str, Any]], batch_size: int, max_frames: int, random: np.random.Generator
+    rows: list[dict[str, Any]], batch_size: int, loop: LoopConfig, random: np.random.Generator
 ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
     """Batches of like length in random order: (video_ids, uint8 (B, S, H, W, 3), labels (B,)). Longer clips
-    are cut to their batch's shortest by a random window; half of all are mirrored."""
+    are cut to their batch's shortest by a random window; all are moved a little and half are mirrored."""
     by_length = sorted(rows, key=lambda row: row["seconds"])
     batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
     for i in random.permutation(len(batches)):
         batch = batches[i]
-        frames = min(max_frames, min(row["seconds"] for row in batch))
-        clips = np.stack([_augmented(_clip(row), frames, random) for row in batch])
+        frames = min(loop.max_clip_frames, min(row["seconds"] for row in batch))
+        clips = np.stack([_augmented(_clip(row), frames, loop.max_shift, random) for row in batch])
         labels = torch.tensor([row["label"] for row in batch], dtype=torch.float32)
         yield [row["video_id"] for row in batch], torch.from_numpy(clips), labels
 
 
-def _augmented(clip: np.ndarray, frames: int, random: np.random.Generator) -> np.ndarray:
+def _augmented(clip: np.ndarray, frames: int, max_shift: int, random: np.random.Generator) -> np.ndarray:
     start = random.integers(len(clip) - frames + 1)
     window = clip[start : start + frames]
-    return window[:, :, ::-1] if random.random() < 0.5 else window
+    height, width = clip.shape[1:3]
+    room = min(max_shift, height - 1, width - 1)
+    top, left = random.integers(2 * room + 1, size=2)
+    padded = np.pad(window, ((0, 0), (room, room), (room, room), (0, 0)), "reflect")
+    moved = padded[:, top : top + height, left : left + width]
+    return moved[:, :, ::-1] if random.random() < 0.5 else moved
 
 
 def _predict_held_out(model: EngagementModel, device: torch.device, batch_size: int) -> list[dict[str, Any]]:
