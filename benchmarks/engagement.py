@@ -39,7 +39,7 @@ VARIANTS = {
     "no noise": ["--input-noise", "0"],
     "no shift": ["--max-shift", "0"],
     "half the learning rate": ["--learning-rate", "0.001"],
-    "twice the batch": ["--batch-size", "8"],
+    "half the batch": ["--batch-size", "4"],
     "twice the epochs": ["--epochs", str(2 * DemoConfig.epochs)],
 }
 

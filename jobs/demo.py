@@ -20,13 +20,13 @@ from training.targets import SplitConfig, examples
 class DemoConfig:
     workdir: Path = Path("demo")
     """folder for the world, the scores and the report"""
-    videos: int = 144
+    videos: int = 192
     """how many videos to make up"""
     seconds: tuple[float, float] = (6.0, 10.0)
     """the shortest and the longest of them"""
     architecture: str = "r3d_18_w16"
     """network to train; r3d_18 is the published one and takes some ten times longer"""
-    epochs: int = 9
+    epochs: int = 7
     """passes over the training videos"""
     seed: int = 0
     """of the world, the split and the training"""

@@ -29,10 +29,10 @@ class LoopConfig:
 
     epochs: int = 15
     """passes over the training videos"""
-    batch_size: int = 4
+    batch_size: int = 8
     """videos a step, over all workers"""
     learning_rate: float = 2e-3
-    """AdamW's highest, after a warm-up of a tenth of the steps; then a cosine down to 0. With --init-weights less,
+    """AdamW's highest, after a warm-up of three tenths of the steps; then a cosine down to 0. With --init-weights less,
     such as 3e-4"""
     weight_decay: float = 0.05
     """AdamW's"""
@@ -60,13 +60,15 @@ def train_loop(settings: dict[str, Any]) -> None:
     optimizer = torch.optim.AdamW(module.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
     steps = loop.epochs * settings["steps_per_epoch"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, loop.learning_rate, total_steps=steps + 1, pct_start=0.1, div_factor=10
+        optimizer, loop.learning_rate, total_steps=steps + 1, pct_start=0.3, div_factor=10
     )
     history = _restore(model, optimizer, schedule)
     per_worker = max(1, loop.batch_size // context.get_world_size())
     for epoch in range(len(history), loop.epochs):
         random = np.random.default_rng([seed, epoch, context.get_world_rank()])
         loss = _train_epoch(module, device, optimizer, schedule, epoch, seed, per_worker, loop, random)
+        if epoch == loop.epochs - 1:
+            _recalibrate(model, device, seed, per_worker, loop, random)
         metrics: dict[str, Any] = {
             "epoch": epoch,
             "train/loss": loss,
@@ -115,33 +117,71 @@ def _train_epoch(
 ) -> float:
     """One pass over this worker's share; returns the mean Huber loss over its batches."""
     module.train()
+    losses = []
+    for ids, clips, labels in _share_of_worker(seed + epoch, batch_size, loop, random):
+        pixels = to_input(clips.to(device))
+        # grows from 0 over the first half: at full strength from the start some runs never begin to learn
+        noise = loop.input_noise * min(1.0, 2 * schedule.last_epoch / schedule.total_steps)
+        pixels += noise * torch.randn_like(pixels)
+        with _autocast(device):
+            predictions = module(pixels)
+        loss = nn.functional.huber_loss(predictions.float(), labels.to(device))
+        if not torch.isfinite(loss):
+            raise ValueError(f"epoch {epoch}: the loss is {loss.item()} on videos {', '.join(ids)}; "
+                             "lower --learning-rate, or look at these videos' counts")  # fmt: skip
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return float(np.mean(losses)) if losses else float("nan")
+
+
+def _recalibrate(
+    model: EngagementModel,
+    device: torch.device,
+    seed: int,
+    batch_size: int,
+    loop: LoopConfig,
+    random: np.random.Generator,
+) -> None:
+    """The batch norms' statistics afresh, from clips without noise and with the weights as they are now.
+
+    Those gathered while training are of noisy clips and of weights that have moved on (Wu & Johnson 2021,
+    "Rethinking 'Batch' in BatchNorm", section 3).
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    model.train()
+    with torch.no_grad(), _autocast(device):
+        for _, clips, _ in _share_of_worker(seed, batch_size, loop, random):
+            model(to_input(clips.to(device)))
+    for norm, before in zip(norms, momentum, strict=True):
+        norm.momentum = before
+        if dist.is_initialized():
+            for statistic in (norm.running_mean, norm.running_var):
+                assert statistic is not None
+                dist.all_reduce(statistic)
+                statistic /= dist.get_world_size()
+
+
+def _share_of_worker(
+    seed: int, batch_size: int, loop: LoopConfig, random: np.random.Generator
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """This worker's share of the training clips once, in batches as of ``_training_batches``."""
     # every worker must take equally many steps, so a pool of rows is cut into batches by length, not the epoch
     pools = _shard("train").iter_batches(
         batch_size=4 * batch_size,
         batch_format="pyarrow",
         local_shuffle_buffer_size=max(SHUFFLE_ROWS, 4 * batch_size),
-        local_shuffle_seed=seed + epoch,
+        local_shuffle_seed=seed,
     )
-    losses = []
     for pool in pools:
-        for ids, clips, labels in _training_batches(pool.to_pylist(), batch_size, loop, random):
-            pixels = to_input(clips.to(device))
-            # grows from 0 over the first half: at full strength from the start some runs never begin to learn
-            noise = loop.input_noise * min(1.0, 2 * schedule.last_epoch / schedule.total_steps)
-            pixels += noise * torch.randn_like(pixels)
-            with _autocast(device):
-                predictions = module(pixels)
-            loss = nn.functional.huber_loss(predictions.float(), labels.to(device))
-            if not torch.isfinite(loss):
-                raise ValueError(f"epoch {epoch}: the loss is {loss.item()} on videos {', '.join(ids)}; "
-                                 "lower --learning-rate, or look at these videos' counts")  # fmt: skip
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-    return float(np.mean(losses)) if losses else float("nan")
+        yield from _training_batches(pool.to_pylist(), batch_size, loop, random)
 
 
 def _training_batches(

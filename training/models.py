@@ -92,9 +92,6 @@ class ResNet3d18(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock3d):
-                # every block begins as its shortcut (Goyal et al. 2017): else some seeds never begin to learn
-                nn.init.zeros_(module.conv2[1].weight)  # pyright: ignore
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 

@@ -27,7 +27,7 @@ class WorldConfig:
     """Log counts a standard deviation of the creator's log followers adds."""
     signal_effect: float = 1.0
     """Log counts a standard deviation of the engaging element's amount adds."""
-    count_noise: float = 0.42
+    count_noise: float = 0.3
     """Noise of log shares (likes and comments have their own draw, a little larger), log units."""
     lift_effect: float = 10.0
     """Daily revenue a standard deviation of true PE adds after the post (when sales_effect)."""

@@ -11,7 +11,7 @@ from catalog.world.script import WEIGHT_RANGE, Pattern
 
 SIDE_PX = 160
 PHASES = 12
-OPACITY_OVER_PRODUCT = 0.7
+OPACITY_OVER_PRODUCT = 0.66
 COVERAGE = 0.62
 """Share of a wheel's disc that its blades (or rings) cover; the rest is clear."""
 

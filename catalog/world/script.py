@@ -152,7 +152,7 @@ def draw_placement(rng: np.random.Generator, shots: int) -> Placement:
         if carried_on[shot]:
             bases[shot] = bases[shot - 1]
     return Placement(
-        share=float(np.exp(rng.uniform(np.log(0.055), np.log(0.15)))),
+        share=float(np.exp(rng.uniform(np.log(0.065), np.log(0.15)))),
         window=Window(float(rng.random()), float(visible)),
         low=low,
         bases=tuple(bases),
