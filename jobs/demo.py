@@ -26,7 +26,7 @@ class DemoConfig:
     """the shortest and the longest of them"""
     architecture: str = "r3d_18_w16"
     """network to train; r3d_18 is the published one and takes some ten times longer"""
-    epochs: int = 7
+    epochs: int = 8
     """passes over the training videos"""
     seed: int = 0
     """of the world, the split and the training"""

@@ -252,7 +252,7 @@ def test_overlap_and_presence_are_independent_of_how_engaging_the_video_is(
         assert abs(np.corrcoef(amount, planted)[0, 1]) < 0.07
     overlap = np.array([script.element.on_product for script in scripts])
     assert 0.04 < np.mean(overlap == 0) < 0.09
-    assert 0.18 < np.mean(overlap == 1) < 0.27
+    assert 0.26 < np.mean(overlap == 1) < 0.34
 
 
 def test_element_without_overlap_stays_off_the_product(scripts: list[VideoScript]) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 
 from catalog.world.config import WorldConfig
 
-WEIGHT_RANGE = (0.6, 1.4)
-SHARE_WHEN_ON_MAX = 0.17
+WEIGHT_RANGE = (0.7, 1.3)
+SHARE_WHEN_ON_MAX = 0.19
 AMOUNT_MIN = 0.02
-AMOUNT_MAX = 0.115
+AMOUNT_MAX = 0.135
 AMOUNT_NONE = 0.02
 
 
@@ -121,14 +121,14 @@ def product_of(index: int) -> int:
 
 
 def draw_pattern(rng: np.random.Generator, shots: int) -> Pattern:
-    """Amount and overlap are independent; overlap is none (6%), full (22%) or anything between."""
+    """Amount and overlap are independent; overlap is none (6%), full (30%) or anything between."""
     low, high = WEIGHT_RANGE
     strength = rng.uniform(low, high)
     weights = tuple(float(w) for w in np.clip(strength + rng.normal(0, 0.12, shots), low, high))
     amount = 0.0 if rng.random() < AMOUNT_NONE else rng.uniform(AMOUNT_MIN, AMOUNT_MAX)
     shortest = amount / (SHARE_WHEN_ON_MAX * float(np.mean(weights)))
     fraction = rng.uniform(min(max(0.5, shortest), 1.0), 1.0)
-    overlap = float(rng.choice([0.0, 1.0, rng.random()], p=[0.06, 0.22, 0.72]))
+    overlap = float(rng.choice([0.0, 1.0, rng.random()], p=[0.06, 0.30, 0.64]))
     return Pattern(
         amount=float(amount),
         on_product=overlap,
