@@ -92,7 +92,7 @@ def main() -> None:
     table = Table(title=f"E in multiples of its mean elsewhere, median over videos. {cpu_model()}")
     with tempfile.TemporaryDirectory() as name:
         world = make_world(
-            Path(name, "world"), videos=arguments.videos, seed=0, config=WorldConfig(seconds=DemoConfig.seconds)
+            Path(name, "world"), videos=arguments.videos, seed=0, config=WorldConfig(seconds=DemoConfig.seconds, fps=8)
         )
         for variant in arguments.variants:
             for seed in arguments.seeds:

@@ -26,7 +26,7 @@ class DemoConfig:
     """the shortest and the longest of them"""
     architecture: str = "r3d_18_w16"
     """network to train; r3d_18 is the published one and takes some ten times longer"""
-    epochs: int = 8
+    epochs: int = 7
     """passes over the training videos"""
     seed: int = 0
     """of the world, the split and the training"""
@@ -42,7 +42,7 @@ def main(config: DemoConfig) -> int:
         videos=config.videos,
         seed=config.seed,
         progress=lambda done, _: progress.update(done),
-        config=WorldConfig(seconds=config.seconds),
+        config=WorldConfig(seconds=config.seconds, fps=8),
     )
     progress.close()
     split = SplitConfig(seed=config.seed)

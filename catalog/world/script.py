@@ -162,7 +162,7 @@ def draw_placement(rng: np.random.Generator, shots: int) -> Placement:
         sway_px=float(rng.uniform(6, 20)),
         sway_hz=float(rng.uniform(0.15, 0.4)),
         shake=Window(float(rng.random()), float(rng.choice([0.0, rng.uniform(0.1, 0.25)]))),
-        occlusion=Window(float(rng.random()), float(rng.choice([0.0, rng.uniform(0.12, 0.3)], p=[0.6, 0.4]))),
+        occlusion=Window(float(rng.random()), float(rng.choice([0.0, rng.uniform(0.1, 0.25)], p=[0.7, 0.3]))),
         occluder_is_arm=bool(rng.random() < 0.5),
     )
 
