@@ -120,7 +120,7 @@ def _train_epoch(
     losses = []
     for ids, clips, labels in _share_of_worker(seed + epoch, batch_size, loop, random):
         pixels = to_input(clips.to(device))
-        # grows from 0 over the first half: at full strength from the start some runs never begin to learn
+        # grows from 0 over the first half, so that the network can begin to learn from clear clips
         noise = loop.input_noise * min(1.0, 2 * schedule.last_epoch / schedule.total_steps)
         pixels += noise * torch.randn_like(pixels)
         with _autocast(device):
