@@ -1,24 +1,37 @@
-"""CPU time of a command and of every process that it starts, workers that detach themselves included (Linux)."""
+"""CPU time of a command and of every process that it starts, workers that detach themselves included."""
 
 import os
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+import psutil
+
 SAMPLE_EVERY_S = 0.1
 
 
 def core_seconds_of(command: list[str], timeout_s: float, log: Path, cwd: Path, env: dict[str, str]) -> float:
     """Run a command to its end; its output goes to ``log``. Returns user + system seconds of its process tree.
 
+    Raises RuntimeError as ``core_seconds_by_process`` does.
+    """
+    return sum(seconds for _, seconds in core_seconds_by_process(command, timeout_s, log, cwd, env))
+
+
+def core_seconds_by_process(
+    command: list[str], timeout_s: float, log: Path, cwd: Path, env: dict[str, str]
+) -> list[tuple[str, float]]:
+    """Run a command to its end; its output goes to ``log``. Returns (command line, user + system seconds) of every
+    process of its tree, the dearest first.
+
     A process counts as far as it was seen, every tenth of a second. Raises RuntimeError with the log's end where
     the command fails, and where it takes longer than ``timeout_s``.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=env)
-    tree = _Tree(process.pid)
+    tree = _Tree(psutil.Process(process.pid))
     watcher = threading.Thread(target=tree.watch, daemon=True)
     watcher.start()
     try:
@@ -32,15 +45,15 @@ def core_seconds_of(command: list[str], timeout_s: float, log: Path, cwd: Path, 
     if code != 0:
         end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise RuntimeError(f"{' '.join(command)}: {code}\n{end}")
-    return sum(tree.ticks.values()) / TICKS_A_SECOND
+    return sorted(tree.seen.values(), key=lambda named: -named[1])
 
 
 class _Tree:
-    """The descendants of a process and the ticks that each was last seen with."""
+    """The descendants of a process, and the name and core-seconds that each was last seen with."""
 
-    def __init__(self, root: int):
-        self.ticks: dict[tuple[int, int], int] = {}
+    def __init__(self, root: psutil.Process):
         self.members = {root}
+        self.seen: dict[psutil.Process, tuple[str, float]] = {}
         self.stop = threading.Event()
 
     def watch(self) -> None:
@@ -49,24 +62,13 @@ class _Tree:
             self.stop.wait(SAMPLE_EVERY_S)
 
     def _look(self) -> None:
-        seen = {}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                try:
-                    # after the name, which may hold anything, up to its closing bracket
-                    fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                except OSError:
-                    continue  # it has just ended
-                seen[int(folder.name)] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]))
-        self.members &= seen.keys()  # a number that was given back may be another process next time
-        grown = True
-        while grown:
-            more = {pid for pid, (parent, _, _) in seen.items() if parent in self.members} - self.members
-            self.members |= more
-            grown = bool(more)
-        for pid in self.members:
-            _, began, ticks = seen[pid]
-            self.ticks[pid, began] = ticks
+        for process in list(self.members):  # one whose parent has gone is still looked at
+            with suppress(psutil.NoSuchProcess):
+                self.members.update(process.children(recursive=True))
+        for process in self.members:
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                spent = process.cpu_times()
+                self.seen[process] = (" ".join(process.cmdline()).strip(), spent.user + spent.system)
 
 
 def cpu_model() -> str:

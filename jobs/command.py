@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import psutil
 import tyro
 import yaml
 from rich.console import Console
@@ -148,7 +149,20 @@ def ray_cluster(wait_seconds: float = 300.0) -> Iterator[Mapping[str, float]]:
             time.sleep(2)
         yield resources
     finally:
+        raylets = [] if address else [p for p in psutil.Process().children() if p.name() == "raylet"]
+        workers = [worker for raylet in raylets for worker in raylet.children(recursive=True)]
         ray.shutdown()
+        end(workers)
+
+
+def end(processes: list[psutil.Process], grace_seconds: float = 5.0) -> None:
+    """Wait until processes have ended, then kill those left: a Ray worker that hangs in its own exit outlives its
+    raylet, and nobody else would end it."""
+    _, left = psutil.wait_procs(processes, timeout=grace_seconds)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=grace_seconds)
 
 
 class ProgressLog:

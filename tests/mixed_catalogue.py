@@ -36,9 +36,9 @@ class Catalogue:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
         return kept | {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}
 
-    def processes(self) -> list[str]:
-        """Command lines of the processes that jobs on this catalogue have started and that still run."""
-        found = []
+    def processes(self) -> dict[int, str]:
+        """Process ids and command lines of what jobs on this catalogue have started and that still runs."""
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -46,8 +46,16 @@ class Catalogue:
                 agent = command.startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
                 started_here = bytes(self.folder) in (process / "environ").read_bytes()
                 if started_here and not agent and process.name != str(os.getpid()):
-                    found.append(command)
+                    found[int(process.name)] = command
         return found
+
+    def stacks(self) -> str:
+        """What the processes that still run are doing, for a failed test's message."""
+        dumps = [
+            subprocess.run([f"{Path(sys.executable).parent}/py-spy", "dump", "--pid", str(pid)], capture_output=True)
+            for pid in self.processes()
+        ]
+        return b"\n".join(dump.stdout + dump.stderr for dump in dumps).decode(errors="replace")
 
     def flags(self, output: str, videos: str = "videos") -> list[str]:
         tables = ["--videos", f"{self.folder}/{videos}.parquet", "--products", f"{self.folder}/products.parquet"]

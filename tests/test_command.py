@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from catalog.errors import Refused
-from jobs.command import StallWatch, parse, resolved, run_job
+from jobs.command import StallWatch, end, parse, resolved, run_job
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,3 +119,16 @@ def test_a_mistake_ends_with_2_and_one_line(flags: list[str], message: str, tmp_
     assert ended.returncode == 2, ended.stderr
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_that_hangs_in_its_exit_is_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as hangs:
+        end([psutil.Process(hangs.pid)], grace_seconds=0.1)
+        assert not psutil.pid_exists(hangs.pid)
+
+
+def test_processes_that_have_ended_already_need_no_end() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as killed:
+        process = psutil.Process(killed.pid)
+        killed.kill()
+    end([process], grace_seconds=0.1)

@@ -236,7 +236,7 @@ def stop_midway(catalogue: Catalogue, output: Path, flags: list[str], signal_num
             spent = time.monotonic() - started
         finally:
             job.kill()
-        assert until(lambda: not catalogue.processes(), 60), catalogue.processes()
+        assert until(lambda: not catalogue.processes(), 60), catalogue.stacks()
         log.seek(0)
         return job.returncode, spent, log.read()
 
