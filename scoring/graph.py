@@ -7,7 +7,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,9 @@ from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
 from scoring.product import ProductConfig
 from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
-from scoring.saliency import EngagementMapper
-from training.models import for_inference, load_checkpoint
+
+if TYPE_CHECKING:
+    pass
 
 MAX_FRAMES_A_BATCH = {"cpu": 64, "cuda": 1024}
 RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
@@ -60,6 +61,7 @@ def build_graph(
     videos: pa.Table,
     images: dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]],
     checkpoint: bytes,
+    input_size: int,
     sampling: SamplingConfig,
     product: ProductConfig,
     method: str,
@@ -74,13 +76,14 @@ def build_graph(
     blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
     # Ray 2.60 has no other way to say these, yet warns of it
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-    shared = [ray.put(images), ray.put(checkpoint)]  # in a list: a restarted actor must find them again
+    # in lists: a restarted actor must find them again
+    shared_images, shared_checkpoint = [ray.put(images)], [ray.put(checkpoint)]
     return (
         ray.data.from_arrow(blocks)
         # INPUT video_id, video_uri, product_id -> OUTPUT scoring.rows.PREPARED; one row each
         .map_batches(
             PrepareActor,
-            fn_constructor_args=(shared, sampling, product, limits),
+            fn_constructor_args=(shared_images, input_size, sampling, product, limits),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
@@ -92,7 +95,7 @@ def build_graph(
         # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
         .map_batches(
             EngageActor,
-            fn_constructor_args=(shared, method, provenance, save_maps),
+            fn_constructor_args=(shared_checkpoint, method, provenance, save_maps),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
@@ -132,17 +135,17 @@ class PrepareActor:
 
     def __init__(
         self,
-        shared: list[ray.ObjectRef],
+        images: list[ray.ObjectRef],
+        input_size: int,
         sampling: SamplingConfig,
         product: ProductConfig,
         limits: VideoLimits,
     ):
-        self.images, checkpoint = ray.get(shared)
+        (self.images,) = ray.get(images)
         self.limits = limits
-        size = load_checkpoint(checkpoint).spec.input_size
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
-            (sampling, product, size),
+            (sampling, product, input_size),
             memory_limit_bytes=int(limits.video_memory_mb * 2**20),
             max_calls=DECODER_CALLS,
         )
@@ -164,13 +167,18 @@ class PrepareActor:
 class EngageActor:
     """ENGAGE on one GPU or core: E by one gradient a batch, P on E's grid, PE and the per-second values."""
 
-    def __init__(self, shared: list[ray.ObjectRef], method: str, provenance: Provenance, save_maps: bool):
+    def __init__(self, checkpoint: list[ray.ObjectRef], method: str, provenance: Provenance, save_maps: bool):
+        # here, because torch takes every process that imports it two seconds, and the other stages need none
         import torch
+
+        from scoring.saliency import EngagementMapper
+        from training.models import for_inference, load_checkpoint
 
         self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(1)
-        self.mapper = EngagementMapper(for_inference(load_checkpoint(ray.get(shared[1]))), self.device, method)
+        (weights,) = ray.get(checkpoint)
+        self.mapper = EngagementMapper(for_inference(load_checkpoint(weights)), self.device, method)
         self.provenance, self.save_maps = provenance, save_maps
 
     def __call__(self, prepared: pa.Table) -> pa.Table:

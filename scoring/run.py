@@ -46,6 +46,8 @@ class Plan:
     finished: int
     output: OutputFolder
     config_hash: str
+    input_size: int
+    """the model's height and width, pixels: E's grid"""
 
 
 class LostRowsError(Exception):
@@ -70,7 +72,7 @@ def plan_scoring(
     if method not in METHODS:
         raise Refused(f"--method {method}: there is no such method; choose one of {', '.join(METHODS)}")
     _check_settings(sampling, product)
-    load_checkpoint(model.checkpoint)
+    input_size = load_checkpoint(model.checkpoint).spec.input_size
     videos = read_videos(videos_uri)
     products = None if products_uri is None else read_products(products_uri)
     if products is None:
@@ -115,6 +117,7 @@ def plan_scoring(
         finished=len(ids) - videos.num_rows,
         output=output,
         config_hash=config_hash,
+        input_size=input_size,
     )
 
 
@@ -189,6 +192,7 @@ def run_scoring(
             plan.videos,
             plan.images,
             model.checkpoint,
+            plan.input_size,
             sampling,
             product,
             method,
