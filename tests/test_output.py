@@ -225,7 +225,7 @@ def test_the_folder_is_finished_only_while_its_summary_is_there(output: OutputFo
 
 
 def plan(output: OutputFolder, *video_ids: str) -> Plan:
-    return Plan(pa.table({}), frozenset(video_ids), {}, 0, output, "hash-a")
+    return Plan(pa.table({}), frozenset(video_ids), {}, 0, output, "hash-a", 112)
 
 
 def test_lost_and_doubled_rows_are_found(output: OutputFolder):
