@@ -1,13 +1,15 @@
 """What the training settings make of the engagement map, on a made-up world with known truth.
 
-    python -m benchmarks.engagement --seeds 0 1 2
-    python -m benchmarks.engagement --variants "as it is" "no shift" --seeds 0
+    python -m benchmarks.engagement
+    python -m benchmarks.engagement --variants "as it is" --worlds 0 1 2
+    python -m benchmarks.engagement --variants "as it is" "no shift" --seeds 0 1 2
 
 Trains by jobs.train and holds the model's E against the world's masks. P is the true product mask, so that the
 product search has no part in it.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -86,24 +88,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=DemoConfig.videos, help="made-up videos")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--worlds", type=int, nargs="+", default=[0], help="seeds of the made-up worlds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of split and training")
     arguments = parser.parse_args()
     console = Console(width=150)
     table = Table(title=f"E in multiples of its mean elsewhere, median over videos. {cpu_model()}")
     with tempfile.TemporaryDirectory() as name:
-        world = make_world(
-            Path(name, "world"), videos=arguments.videos, seed=0, config=WorldConfig(seconds=DemoConfig.seconds, fps=8)
-        )
-        for variant in arguments.variants:
-            for seed in arguments.seeds:
-                folder = Path(name, f"{variant}-{seed}")
-                folder.mkdir()
-                figures = judged(world, trained(world, folder, seed, VARIANTS[variant]), seed)
+        for world_seed in arguments.worlds:
+            shape = WorldConfig(seconds=DemoConfig.seconds, fps=DemoConfig.fps)
+            folder = Path(name, f"world-{world_seed}")
+            world = make_world(folder, videos=arguments.videos, seed=world_seed, config=shape)
+            for variant, seed in itertools.product(arguments.variants, arguments.seeds):
+                run = Path(name, f"{world_seed}-{variant}-{seed}")
+                run.mkdir()
+                figures = judged(world, trained(world, run, seed, VARIANTS[variant]), seed)
                 if not table.columns:
-                    for column in ("training", "seed", *figures):
+                    for column in ("training", "world", "seed", *figures):
                         table.add_column(column)
-                table.add_row(variant, str(seed), *(f"{value:.2f}" for value in figures.values()))
-                console.print(f"{variant}, seed {seed}: Spearman of PE {figures['Spearman of PE']:.2f}")
+                table.add_row(variant, str(world_seed), str(seed), *(f"{value:.2f}" for value in figures.values()))
+                console.print(f"{variant}, world {world_seed}, seed {seed}: {figures}")
     console.print(table)
 
 

@@ -24,6 +24,8 @@ class DemoConfig:
     """how many videos to make up"""
     seconds: tuple[float, float] = (6.0, 10.0)
     """the shortest and the longest of them"""
+    fps: int = 8
+    """their frames a second"""
     architecture: str = "r3d_18_w16"
     """network to train; r3d_18 is the published one and takes some ten times longer"""
     epochs: int = 7
@@ -42,7 +44,7 @@ def main(config: DemoConfig) -> int:
         videos=config.videos,
         seed=config.seed,
         progress=lambda done, _: progress.update(done),
-        config=WorldConfig(seconds=config.seconds, fps=8),
+        config=WorldConfig(seconds=config.seconds, fps=config.fps),
     )
     progress.close()
     split = SplitConfig(seed=config.seed)
