@@ -7,7 +7,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,6 @@ from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
 from scoring.product import ProductConfig
 from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
-
-if TYPE_CHECKING:
-    pass
 
 MAX_FRAMES_A_BATCH = {"cpu": 64, "cuda": 1024}
 RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
