@@ -38,8 +38,8 @@ GOAL = 2.0
 
 def made_catalogue(folder: Path, videos: int, short_form: int, seed: int) -> tuple[Path, Path]:
     """Tables of videos and products under ``folder``; real videos are paired with made-up products in turn."""
-    world = make_world(folder / "world", videos=max(videos, 8), seed=seed)
-    rows = pq.read_table(world.videos).to_pylist()
+    world = make_world(folder / "world", videos=videos + 8 + videos // 8, seed=seed)
+    rows = [row for row in pq.read_table(world.videos).to_pylist() if row["product_id"] is not None]
     for row in rows:
         row["video_uri"] = str(world.folder / row["video_uri"])
     table = rows[:videos]

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -50,6 +51,7 @@ class IsolatedWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._noise: _Tail | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._calls = 0
 
     def call(self, argument: Any, timeout_s: float) -> Any:
@@ -97,8 +99,11 @@ class IsolatedWorker:
             if self._process.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(GRACE_S)
-        self._process = self._connection = self._noise = None
+            with suppress(subprocess.TimeoutExpired):  # the kernel holds it, in a dead mount for one: leave it behind
+                self._process.wait(GRACE_S)
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        self._process = self._connection = self._noise = self._scratch = None
         self._calls = 0
 
     def __enter__(self) -> "IsolatedWorker":
@@ -118,6 +123,9 @@ class IsolatedWorker:
             # A child that stops reading must not hold its parent in a write.
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
             environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | os.environ
+            # a child that is killed leaves its temporary files behind; its folder goes with it
+            self._scratch = tempfile.TemporaryDirectory(prefix="isolated-", ignore_cleanup_errors=True)
+            environment["TMPDIR"] = self._scratch.name
             environment["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "catalog.isolated_child", str(theirs.fileno())],
@@ -155,7 +163,11 @@ class IsolatedWorker:
 
     def _died(self, timeout_s: float) -> NoReturn:
         assert self._process is not None and self._noise is not None
-        status = self._process.wait(GRACE_S)
+        try:
+            status = self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            how = "the decoding process closed its connection but does not end"
+            raise VideoError(ErrorCode.DECODE_CRASH, how, self.stage) from None
         noise = self._noise.text()
         if status == -signal.SIGALRM:
             self._timed_out(timeout_s)

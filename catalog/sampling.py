@@ -1,8 +1,12 @@
 """Which frames of a video are looked at: the settings that training and scoring share."""
 
 import dataclasses
+import math
 
+from catalog.errors import Refused
 from catalog.video import Backend
+
+MAX_SAMPLES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,3 +23,22 @@ class SamplingConfig:
     """larger files are not fetched: error too_large"""
     decoder: Backend = "pyav"
     """pyav (exact, maintained) or decord"""
+
+
+def check_sampling(sampling: SamplingConfig) -> None:
+    """Refused where the settings cannot be meant: nothing to look at, or more than memory holds."""
+    values = {
+        "--sample-fps": sampling.sample_fps,
+        "--max-seconds": sampling.max_seconds,
+        "--max-duration": sampling.max_duration,
+        "--max-megabytes": sampling.max_megabytes,
+    }
+    for flag, value in values.items():
+        if not 0 < value < math.inf:
+            raise Refused(f"{flag} is {value:g}, expected a number above 0")
+    samples = sampling.sample_fps * sampling.max_seconds
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise Refused(
+            f"--sample-fps {sampling.sample_fps:g} and --max-seconds {sampling.max_seconds:g} make {samples:g} frames "
+            f"a video, expected 1 to {MAX_SAMPLES:,}"
+        )

@@ -90,7 +90,7 @@ SCORES = pa.schema(
         _column("fps", pa.float64(), "frames per second of the video stream"),
         _column("width", pa.int32(), "pixels, upright"),
         _column("height", pa.int32(), "pixels, upright"),
-        _column("duration_s", pa.float64(), "of the video stream"),
+        _column("duration_s", pa.float64(), "of the file, sound included"),
         _column("codec", pa.string(), "of the video stream"),
         _column("pe_per_second", _PER_SECOND, "mean of E*P, one value a sampled second"),
         _column("e_per_second", _PER_SECOND, "mean of E, one value a sampled second"),

@@ -100,10 +100,12 @@ def absolute(uri: str, base: str = "") -> str:
     """``uri`` so that it means the same from any directory and node.
 
     A relative path is resolved against the folder ``base`` (a path or URI; default: the current
-    directory). Local results are plain absolute paths, remote ones keep their scheme.
+    directory). Local results are plain absolute paths, remote ones keep their scheme; a remote folder's
+    last "/" is dropped.
     """
     if scheme_of(uri) != "file":
-        return uri
+        scheme, _, path = uri.partition("://")
+        return f"{scheme}://{path.rstrip('/')}"
     if uri.startswith("/") or uri.lower().startswith("file://"):
         return _local_path(uri)
     if scheme_of(base) == "file":
@@ -129,7 +131,19 @@ def exists(uri: str) -> bool:
 
 
 def files_in(uri: str) -> list[str] | None:
-    """The files directly in the folder, sorted by name, as URIs; None where ``uri`` is a file. OSError."""
+    """The files directly in the folder, sorted by name, as URIs; None where ``uri`` is a file. OSError.
+
+    Links count as what they lead to.
+    """
+    return _entries_in(uri, "file")
+
+
+def folders_in(uri: str) -> list[str] | None:
+    """The folders directly in the folder, as ``files_in``."""
+    return _entries_in(uri, "directory")
+
+
+def _entries_in(uri: str, wanted: str) -> list[str] | None:
     fs, path = filesystem_of(uri)
     try:
         kind = _info(fs, path, CALL_TIMEOUT_S)["type"]
@@ -138,9 +152,10 @@ def files_in(uri: str) -> list[str] | None:
         if kind == "file":
             return None
         entries = _call(fs, "ls", path, detail=True, timeout_s=CALL_TIMEOUT_S)
+        entries = [fs.info(entry["name"]) if entry.get("islink") else entry for entry in entries]
     except Exception as error:
         raise _as_os_error(error) from error
-    names = sorted(posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file")
+    names = sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == wanted)
     folder = absolute(uri) if uri.lower().startswith("file://") else uri
     return [f"{folder.rstrip('/')}/{name}" for name in names if name]
 

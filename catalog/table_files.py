@@ -53,6 +53,7 @@ def _extension(uri: str) -> str:
 def _files(uri: str) -> list[str]:
     try:
         files = storage.files_in(uri)
+        folders = storage.folders_in(uri) or []
     except OSError as error:
         raise _unreadable(uri, error) from error
     if files is None:
@@ -64,6 +65,9 @@ def _files(uri: str) -> list[str]:
     if not files or not set(extensions) <= set(FORMATS) or len(extensions) > 1:
         found = ", ".join(extension or "no extension" for extension in extensions) or "no files"
         raise Refused(f"{uri} holds {found}; expected part files of one kind: {', '.join(FORMATS)}")
+    folders = [folder for folder in folders if not posixpath.basename(folder).startswith((".", "_"))]
+    if folders:  # part files in there would be rows that are silently left out
+        raise Refused(f"{uri} holds folders too, such as {folders[0]}; give one folder of part files, or one file")
     return files
 
 

@@ -84,6 +84,8 @@ def open_video(source: Source, limits: Limits) -> Iterator[tuple[Any, Any]]:
         fail(ErrorCode.NOT_FOUND, source, "no such file")
     except PermissionError:
         fail(ErrorCode.FORBIDDEN, source, "may not be read; check the file's permissions")
+    except MemoryError:  # FFmpeg's own is an FFmpegError too
+        raise
     except (FFmpegError, UnicodeError) as error:
         _refuse_unreadable(source, error)
     with container:
@@ -148,6 +150,8 @@ def packets(container: Any, stream: Any, source: Source) -> Iterator[Any]:
     while True:
         try:
             packet = next(demuxed, None)
+        except MemoryError:
+            raise
         except FFmpegError as error:
             fail(ErrorCode.TRUNCATED, source, f"cannot be read to its end ({_reason(error)})")
         if packet is None:

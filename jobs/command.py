@@ -132,11 +132,16 @@ def ray_cluster(wait_seconds: float = 300.0) -> Iterator[Mapping[str, float]]:
         return
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # workers' logs stay in the session's folder: Ray's own chatter would bury the job's progress
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError) as error:
-        raise Refused(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        where = f"no Ray cluster can be joined at RAY_ADDRESS={address}" if address else "Ray cannot be started here"
+        raise Refused(f"{where}: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init sets one that ends the process with 15
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -1,6 +1,7 @@
 """The main job on a small made-up world with known truth: python -m jobs.demo --workdir DIR"""
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 
@@ -49,9 +50,12 @@ def main(config: DemoConfig) -> int:
     progress.close()
     split = SplitConfig(seed=config.seed)
     scores, page = config.workdir / "scores", config.workdir / "report.html"
+    if (scores / "config.json").exists():
+        console.print(f"removing {scores}, an earlier demo's")
+        shutil.rmtree(scores)
     with ray_cluster():
         _say("2 of 4", "training the engagement model on their shares")
-        train.main(
+        version = _trained(
             train.TrainConfig(
                 videos=str(world.videos),
                 architecture=config.architecture,
@@ -59,9 +63,15 @@ def main(config: DemoConfig) -> int:
                 split=split,
             )
         )
-        promote.main(promote.PromoteConfig(registry.version_of(f"models:/{registry.MODEL_NAME}@{registry.CHALLENGER}")))
         _say("3 of 4", "scoring the whole catalogue")
-        score.main(score.ScoreConfig(videos=str(world.videos), products=str(world.products), output=str(scores)))
+        score.main(
+            score.ScoreConfig(
+                videos=str(world.videos),
+                products=str(world.products),
+                output=str(scores),
+                model=f"models:/{registry.MODEL_NAME}/{version}",
+            )
+        )
     _say("4 of 4", "the report, and how much of the truth was found again")
     report.main(report.ReportConfig(scores=str(scores), output=str(page), videos=str(world.videos)))
     videos = read_videos(str(world.videos))
@@ -74,6 +84,21 @@ def main(config: DemoConfig) -> int:
         f"report:    {page}\nscores:    {scores}/scores\nworld:     {world.folder}\nMLflow UI: {ui_command()}"
     )
     return DONE
+
+
+def _trained(config: train.TrainConfig) -> str:
+    """Trains, and promotes where that takes no real model's place; returns the new version."""
+    before = registry.version_with(registry.CHALLENGER)
+    train.main(config)
+    version = registry.version_with(registry.CHALLENGER)
+    if version is None or version == before:
+        raise RuntimeError("the model could not be registered in MLflow (see above), so it cannot be scored with")
+    champion = registry.version_with(registry.CHAMPION)
+    if champion is None:
+        promote.main(promote.PromoteConfig(version))
+    else:
+        console.print(f"version {champion} stays {registry.CHAMPION}; the demo scores with its own version {version}")
+    return version
 
 
 def _say(step: str, what: str) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jobs.command import DONE, console, run_job
+from jobs.command import DONE, console, print_config, resolved, run_job
 from tracking import registry
 
 
@@ -13,6 +13,7 @@ class PromoteConfig:
 
 
 def main(config: PromoteConfig) -> int:
+    print_config(resolved(config))
     registry.promote(config.version)
     console.print(f"{registry.MODEL_NAME} version {config.version} is now {registry.CHAMPION}")
     return DONE

@@ -20,7 +20,7 @@ from scoring.graph import Resources, VideoLimits, rows_a_block
 from scoring.output import OutputFolder
 from scoring.product import ProductConfig
 from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring
+from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
 from tracking import registry
 from tracking.runs import SCORING, Run, git_commit, open_run
 
@@ -60,16 +60,18 @@ def main(config: ScoreConfig) -> int:
     model = registry.load(config.model)
     plan = plan_scoring(
         config.videos, config.products, config.output, model, config.sampling, config.product, config.method,
-        settings, config.limit, config.retry_failed, config.dry_run,
+        settings, config.limits, config.limit, config.retry_failed,
     )  # fmt: skip
     console.print(
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
     )
+    if plan.failed:
+        console.print(f"{plan.failed} of the finished videos failed; --retry-failed tries them again")
     summary = plan.output.summary()
     if not plan.videos.num_rows and summary is not None and not config.dry_run:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
-        return _exit_code(config, plan, summary)
+        return _exit_code(config, summary)
     with ray_cluster() as cluster:
         resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
         _print_resources(plan, resources, cluster)
@@ -103,15 +105,15 @@ def _score(
             )  # fmt: skip
         finally:
             progress.close()
-    summary = finish(plan, tally, provenance, resolved(config), cores)
+    summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
     run.metrics(_figures(summary), step=tally.done)
     run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
-    return _exit_code(config, plan, summary)
+    return _exit_code(config, summary)
 
 
-def _exit_code(config: ScoreConfig, plan: Plan, summary: dict) -> int:
-    failed = summary["videos"][Status.FAILED] / max(len(plan.all_ids), 1)
+def _exit_code(config: ScoreConfig, summary: dict) -> int:
+    failed = summary["videos"][Status.FAILED] / max(summary["rows"], 1)
     return TOO_MANY_FAILED if failed > config.max_failed_fraction else DONE
 
 
@@ -135,7 +137,10 @@ def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, flo
 
 def _print_summary(output: OutputFolder, summary: dict) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
-    console.print(f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s")
+    console.print(
+        f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s, "
+        f"{summary['videos_per_hour']:,.0f} videos an hour"
+    )
     if summary["core_seconds_per_video_minute"] is not None:
         stages = ", ".join(
             f"{stage} {value:.2f}" for stage, value in summary["core_seconds_per_video_minute_by_stage"].items()

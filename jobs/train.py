@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +16,19 @@ import ray.train
 
 from catalog import storage
 from catalog.errors import Refused
-from catalog.sampling import SamplingConfig
+from catalog.sampling import SamplingConfig, check_sampling
 from catalog.tables import check_references, read_products, read_videos
-from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved, run_job
+from jobs.command import (
+    DONE,
+    TOO_MANY_FAILED,
+    ProgressLog,
+    StallWatch,
+    console,
+    print_config,
+    ray_cluster,
+    resolved,
+    run_job,
+)
 from tracking import registry
 from tracking.runs import LOCAL_STORE, TRAINING, Run, git_commit, open_run, ui_command
 from training.loop import LoopConfig
@@ -36,8 +48,8 @@ class TrainConfig:
     """the count to predict, as log1p"""
     architecture: str = "r3d_18"
     """r3d_18, or r3d_18_w16 with a quarter of the channels for trials on CPUs"""
-    init_weights: Path | None = None
-    """checkpoint with torchvision's r3d_18 keys to start from, such as Kinetics-400's"""
+    init_weights: str | None = None
+    """checkpoint (local or s3://) with torchvision's r3d_18 keys to start from, such as Kinetics-400's"""
     input_size: int = 112
     """height and width to which frames are squashed, pixels; also E's grid"""
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
@@ -51,6 +63,8 @@ class TrainConfig:
     """folder for checkpoints until the run is done; on a cluster a shared one, such as s3://"""
     name: str | None = None
     """name of the run; default: from its settings, so that the same command goes on with a run that was cut off"""
+    max_failed_fraction: float = 0.5
+    """exit with 3 where more than this share of the videos could not be decoded"""
     limit: int | None = None
     """only the first so many videos, for a trial"""
     dry_run: bool = False
@@ -61,7 +75,7 @@ def main(config: TrainConfig) -> int:
     settings = resolved(config)
     print_config(settings)
     spec = ModelSpec(config.architecture, config.input_size, config.target, sample_fps=config.sampling.sample_fps)
-    _check(config, spec)
+    init_weights = _check(config, spec)
     videos = read_videos(config.videos, required=("video_id", "video_uri", config.target))
     if config.products is not None:
         check_references(videos, read_products(config.products), config.videos, config.products)
@@ -75,17 +89,19 @@ def main(config: TrainConfig) -> int:
     )
     for warning in chosen.warnings:
         console.print(f"warning: {warning}")
-    name = config.name or f"train-{_digest(settings, chosen)}"
+    digest = _digest(settings, chosen)
+    name = config.name or f"train-{digest}"
+    resume_id = _unfinished_run(config.storage, name, digest)
     with ray_cluster() as cluster:
         scaling = _scaling(config, cluster)
         console.print(f"run {name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
             return DONE
-        resume_id = _unfinished_run(config.storage, name)
         tags = {"target": config.target, "architecture": config.architecture, "split": "creator"}
         with open_run(TRAINING, name, tags, resume_id) as run:
-            _remember_run(config.storage, name, run)
-            return _train(config, settings, spec, videos.to_pandas(), chosen, name, scaling, run, cluster["CPU"])
+            _remember_run(config.storage, name, digest, run)
+            table = videos.to_pandas()
+            return _train(config, settings, spec, table, chosen, name, scaling, run, cluster["CPU"], init_weights)
 
 
 def _train(
@@ -98,8 +114,10 @@ def _train(
     scaling: ray.train.ScalingConfig,
     run: Run,
     cores: float,
+    init_weights: bytes | None,
 ) -> int:
     run.params(settings)
+    run.dictionary(settings, "config.json")
     run.table_input("videos", config.videos, videos, "training")
     with _progress("decoding", chosen.table.num_rows) as (progress, watch):
 
@@ -108,8 +126,10 @@ def _train(
             progress.update(done)
 
         clips, undecodable = decode_clips(chosen, config.sampling, spec.input_size, max(1, int(cores)), on_decoded)
-    for video_id, reason in list(undecodable.items())[:5]:
-        console.print(f"left out: {video_id}: {reason}")
+    if undecodable:
+        console.print(f"{len(undecodable)} of {chosen.table.num_rows} videos could not be decoded and are left out:")
+        for video_id, reason in list(undecodable.items())[:5]:
+            console.print(f"  {video_id}: {reason}")
     with _progress("training, epoch", config.loop.epochs) as (progress, watch):
         logged = run.steps("val/srcc") or set()
 
@@ -118,22 +138,28 @@ def _train(
                 run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
                 logged.add(epoch["epoch"])
 
-        def on_epoch(epoch: dict) -> None:
+        done, figures = 0, ""
+
+        def on_report(report: dict) -> None:
+            nonlocal done, figures
             watch.alive()
-            log_epoch(epoch)
-            figures = ", ".join(f"{k} {epoch[k]:.3f}" for k in ("train/loss", "val/loss", "val/srcc"))
-            progress.update(epoch["epoch"] + 1, figures)
+            if "epoch" not in report:
+                progress.update(done, f"step {report['step']} of {report['steps']} {figures}")
+                return
+            log_epoch(report)
+            done = report["epoch"] + 1
+            figures = ", ".join(f"{k} {report[k]:.3f}" for k in ("train/loss", "val/loss", "val/srcc"))
+            progress.update(done, figures)
 
         creators = dict(zip(chosen.table["video_id"].to_pylist(), chosen.table["creator_id"].to_pylist(), strict=True))
         fitted = fit(
             clips, undecodable, creators, spec, config.loop, config.split.seed,
-            str(config.init_weights.absolute()) if config.init_weights else None,
-            scaling, storage.absolute(config.storage), name, on_epoch,
+            init_weights, scaling, storage.absolute(config.storage), name, on_report,
         )  # fmt: skip
         for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
             log_epoch(epoch)
     try:
-        version = _publish(config, fitted, run)
+        version = _publish(config, fitted, run, chosen)
     except BaseException:
         shutil.rmtree(fitted.checkpoint.parent, ignore_errors=True)
         raise
@@ -144,7 +170,7 @@ def _train(
         f"PLCC {figures['eval/plcc']:.3f}, R2 {figures['eval/r2']:.3f}, {len(fitted.evaluation.label)} videos"
     )
     if version is None:
-        kept = Path("model.pt").absolute()
+        kept = Path(f"{name}.pt").absolute()
         shutil.copy(fitted.checkpoint, kept)
         console.print(f"the model could not be registered; its checkpoint is {kept}")
     else:
@@ -154,12 +180,13 @@ def _train(
         )
         forget(storage.absolute(config.storage), name)
     shutil.rmtree(fitted.checkpoint.parent, ignore_errors=True)
-    return DONE
+    return TOO_MANY_FAILED if len(undecodable) > config.max_failed_fraction * chosen.table.num_rows else DONE
 
 
-def _publish(config: TrainConfig, fitted: Fitted, run: Run) -> str | None:
+def _publish(config: TrainConfig, fitted: Fitted, run: Run, chosen: Examples) -> str | None:
     evaluation = fitted.evaluation
     run.metrics({k: v for k, v in evaluation.figures.items() if v == v})
+    run.metrics({"videos/all": chosen.table.num_rows, "videos/failed": len(fitted.undecodable)})
     run.dictionary(fitted.undecodable, "undecodable_videos.json")
     run.figure(learning_curves(fitted.epochs), "plots/learning_curves.png")
     run.figure(calibration(evaluation, config.target), "plots/held_out_predictions.png")
@@ -178,17 +205,36 @@ def _progress(what: str, total: int) -> Iterator[tuple[ProgressLog, StallWatch]]
         progress.close()
 
 
-def _check(config: TrainConfig, spec: ModelSpec) -> None:
+def _check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
+    """Refused where the settings cannot be meant; returns the checkpoint to start from."""
     if config.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise Refused(f"--architecture {config.architecture}: there is no such network; choose one of {known}")
-    for flag, value in (("--epochs", config.loop.epochs), ("--batch-size", config.loop.batch_size),
-                        ("--workers", config.workers), ("--input-size", config.input_size)):  # fmt: skip
-        if value < 1:
-            raise Refused(f"{flag} is {value}, expected at least 1")
-    if config.init_weights is not None:
-        load_pretrained(EngagementModel(spec).network, config.init_weights)
+    loop, smallest = config.loop, {"--seed": 0, "--max-shift": 0, "--input-noise": 0.0, "--weight-decay": 0.0}
+    for flag, value in (("--epochs", loop.epochs), ("--batch-size", loop.batch_size), ("--workers", config.workers),
+                        ("--input-size", config.input_size), ("--max-clip-frames", loop.max_clip_frames),
+                        ("--limit", config.limit), ("--cpus-per-worker", config.cpus_per_worker),
+                        ("--seed", config.split.seed), ("--max-shift", loop.max_shift),
+                        ("--input-noise", loop.input_noise), ("--weight-decay", loop.weight_decay)):  # fmt: skip
+        least = smallest.get(flag, 1)
+        if value is not None and not least <= value < math.inf:
+            raise Refused(f"{flag} is {value}, expected at least {least:g}")
+    if not 0 < loop.learning_rate < math.inf:
+        raise Refused(f"--learning-rate is {loop.learning_rate}, expected a number above 0")
+    if loop.batch_size % config.workers:
+        raise Refused(
+            f"--batch-size {loop.batch_size} cannot be shared evenly by {config.workers} workers; give a multiple of it"
+        )
+    check_sampling(config.sampling)
     storage.check_writable(config.storage)
+    if config.init_weights is None:
+        return None
+    try:
+        weights = storage.read_bytes(config.init_weights)
+    except OSError as error:
+        raise Refused(f"--init-weights {config.init_weights} cannot be read: {storage.reason(error)}") from error
+    load_pretrained(EngagementModel(spec).network, io.BytesIO(weights), config.init_weights)
+    return weights
 
 
 def _scaling(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.ScalingConfig:
@@ -209,28 +255,33 @@ def _scaling(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.Sca
 
 def _digest(settings: dict, chosen: Examples) -> str:
     """Names a run by what it learns from and how, so that the same command finds it again."""
-    how = {k: v for k, v in settings.items() if k not in ("storage", "name", "dry_run", "workers", "cpus_per_worker")}
+    how = {k: v for k, v in settings.items() if k not in ("storage", "name", "dry_run", "cpus_per_worker")}
     data = hashlib.sha256(str(chosen.table.drop_columns(["video_uri"]).to_pydict()).encode()).hexdigest()
     return hashlib.sha256((json.dumps(how, default=str, sort_keys=True) + data).encode()).hexdigest()[:10]
 
 
 def _run_file(storage_uri: str, name: str) -> str:
-    return f"{storage.absolute(storage_uri)}/{name}.mlflow-run"
+    return f"{storage.absolute(storage_uri)}/{name}.json"
 
 
-def _unfinished_run(storage_uri: str, name: str) -> str | None:
-    """The MLflow run to go on with: its file is there until the run is done."""
+def _unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
+    """The MLflow run to go on with: its file is there until the run is done. Raises Refused where the run of this
+    name learns otherwise or from other videos: its weights may know the videos that are now held out."""
     try:
-        if not storage.exists(f"{storage.absolute(storage_uri)}/{name}"):
-            return None
-        return storage.read_bytes(_run_file(storage_uri, name)).decode() or None
-    except OSError:
+        begun = json.loads(storage.read_bytes(_run_file(storage_uri, name)))
+    except (OSError, ValueError):
         return None
+    if begun["digest"] != digest:
+        raise Refused(
+            f"--name {name} was begun with other settings or videos; give another --name, or remove "
+            f"{storage_uri}/{name} and {storage_uri}/{name}.json to begin it anew"
+        )
+    return begun["mlflow_run"]
 
 
-def _remember_run(storage_uri: str, name: str, run: Run) -> None:
-    if run.run_id is not None:
-        storage.write_bytes_atomically(_run_file(storage_uri, name), run.run_id.encode())
+def _remember_run(storage_uri: str, name: str, digest: str, run: Run) -> None:
+    begun = {"digest": digest, "mlflow_run": run.run_id}
+    storage.write_bytes_atomically(_run_file(storage_uri, name), json.dumps(begun).encode())
 
 
 if __name__ == "__main__":

@@ -28,8 +28,14 @@ class View:
 
 
 def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
-    """Features of one catalogue image. Raises ValueError where it cannot be read or has nothing to match."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED) if image else None
+    """Features of one catalogue image. Raises ValueError where it cannot be read or has nothing to match.
+
+    outline: in the pixels of the upright image (EXIF orientation applied).
+    """
+    data = np.frombuffer(image, np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if image else None
+    if pixels is not None and pixels.shape[2:] != (4,):  # this flag alone keeps alpha, the others alone turn upright
+        pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if pixels is None:
         raise ValueError("is not an image that can be read")
     if pixels.dtype != np.uint8:

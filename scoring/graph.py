@@ -4,6 +4,7 @@ Errors are values in the row: whatever happens to a video, one row leaves every 
 """
 
 import dataclasses
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -44,12 +45,14 @@ class Resources:
 
     @classmethod
     def of_cluster(cls, cpus: float, gpus: float, max_prepare_actors: int | None = None) -> "Resources":
-        """With GPUs: an ENGAGE actor each, a PREPARE actor for every other core. Without: one actor of each
-        stage on every core at half a core, so that a core is busy whichever stage has work.
+        """With GPUs: an ENGAGE actor each, a PREPARE actor for every other core (both share what there is where
+        cores are fewer). Without: one actor of each stage on every core at half a core, so that a core is busy
+        whichever stage has work.
         ``max_prepare_actors``: how far an autoscaling cluster may be asked to grow."""
         if gpus >= 1:
             prepare = max(1, int(cpus - gpus))
-            return cls(prepare, max(prepare, max_prepare_actors or 0), int(gpus), 1.0, 1.0)
+            cpus_an_actor = min(1.0, cpus / (prepare + int(gpus)))
+            return cls(prepare, max(prepare, max_prepare_actors or 0), int(gpus), cpus_an_actor, 1.0)
         cores = max(1, int(cpus))
         return cls(cores, max(cores, max_prepare_actors or 0), cores, 0.5 if cpus >= 1 else cpus / 2, 0.0)
 
@@ -108,6 +111,7 @@ def build_graph(
             batch_format="pyarrow",
             num_cpus=0,
             compute=ray.data.ActorPoolStrategy(size=max(1, resources.engage_actors // 8)),
+            **RESTARTS,
         )
     )
 
@@ -196,6 +200,10 @@ class EngageActor:
         try:
             mapped = self.mapper(clips)
         except (RuntimeError, MemoryError) as error:
+            if "CUDA error" in str(error) and "out of memory" not in str(error):
+                os._exit(
+                    1
+                )  # the device is lost to this process: a fresh actor goes on, not a failed row for each video
             if len(rows) > 1:
                 return [scored for row in rows for scored in self._scored([row])]
             # torch says out of memory in a RuntimeError's text

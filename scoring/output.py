@@ -6,12 +6,12 @@ DIR/maps/*.parquet      on request
 DIR/run.json            written last: its presence says that the job is finished
 """
 
-import collections
 import dataclasses
 import hashlib
 import io
 import json
 from collections.abc import Set
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,8 @@ from catalog.errors import Refused
 from catalog.schemas import MAPS, SCORES, Status
 
 TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s")
+ROWS = ("video_id", "product_id", "status", "error_code", "config_hash")
+READERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,58 +33,93 @@ class OutputFolder:
 
     uri: str
 
-    def claim(self, config: dict[str, Any], config_hash: str, video_ids: Set[str]) -> None:
-        """Take the folder for this config, or go on in it. Raises Refused where it holds another config's
-        scores or rows of videos other than ``video_ids``, or cannot be written to."""
-        storage.check_writable(self.uri)
-        earlier = self._read_json("config.json")
-        if earlier is not None and earlier.get("config_hash") != config_hash:
-            before, now = earlier.get("scores_depend_on", {}), config["scores_depend_on"]
-            changed = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
-            differences = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
-            raise Refused(
-                f"{self.uri} holds scores of another config ({differences}); scores are never mixed: "
-                "give another --output, or the config that the folder was begun with"
-            )
-        if others := set(self.ids()) - video_ids:
-            raise Refused(
-                f"{self.uri} holds scores of {len(others)} videos that the videos table does not have "
-                f"(such as {min(others)}): give another --output, or a table with these videos too"
-            )
-        self._write_json("config.json", config | {"config_hash": config_hash})
+    def rows(self) -> pa.Table:
+        """What is there: the columns ROWS of every row, and ``part``, the file that it is in."""
+        parts = self._parts("scores")
+        schema = pa.schema([SCORES.field(name) for name in ROWS] + [pa.field("part", pa.string())])
 
-    def reopen(self, retry_failed: bool) -> tuple[set[str], int]:
-        """Ids that need no more work, and how many rows of them failed; makes the folder fit to go on in.
+        def read(part: str) -> pa.Table:
+            table = _read_part(part, list(ROWS))
+            return table.append_column("part", pa.array([part] * table.num_rows, pa.string())).cast(schema)
 
-        Rows that a crash left twice are cut to one; with ``retry_failed`` the failed ones are taken out.
+        with ThreadPoolExecutor(READERS) as readers:
+            return pa.concat_tables([schema.empty_table(), *readers.map(read, parts)])
+
+    def check(self, config: dict[str, Any], config_hash: str, videos: pa.Table, retry_failed: bool) -> pa.Table:
+        """Whether this config's scores of ``videos`` (video_id, product_id) may go here; writes nothing.
+
+        config: the resolved flags, with what scores depend on in ``scores_depend_on`` and a digest of each product's
+        images in ``product_images``. Returns the ``rows`` that are there. Raises Refused where they are of another
+        config, of other videos or of other products, or where the folder cannot be written to.
         """
-        finished: set[str] = set()
-        failed = 0
-        whole: set[str] = set()
-        for part in self._parts("scores"):
-            table = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=SCORES)
-            kept: list[int] = []
-            for i, (video_id, status) in enumerate(
-                zip(table["video_id"].to_pylist(), table["status"].to_pylist(), strict=True)
-            ):
-                if video_id not in finished and not (retry_failed and status == Status.FAILED):
-                    finished.add(video_id)
-                    kept.append(i)
-            if len(kept) < table.num_rows:
-                self.unfinish()
-            if not kept:
+        storage.check_writable(self.uri)
+        rows = self.rows()
+        if not rows.num_rows:
+            return rows
+        earlier = self._read_json("config.json") or {}
+        if set(pc.unique(rows["config_hash"]).to_pylist()) != {config_hash}:
+            changed = _differences(earlier.get("scores_depend_on", {}), config["scores_depend_on"])
+            raise Refused(
+                f"{self.uri} holds scores of another config ({changed or 'config.json does not say which'}); scores "
+                "are never mixed: give another --output, or the config that the folder was begun with"
+            )
+        if earlier.get("save_maps", config.get("save_maps")) != config.get("save_maps"):
+            raise Refused(
+                f"{self.uri} was begun with{'' if earlier['save_maps'] else 'out'} --save-maps; maps of some videos "
+                "only would mislead: give another --output, or the flags that the folder was begun with"
+            )
+        place = pc.index_in(rows["video_id"], value_set=videos["video_id"].combine_chunks())
+        if place.null_count:
+            first = rows["video_id"].filter(pc.is_null(place))[0].as_py()
+            raise Refused(
+                f"{self.uri} holds scores of {place.null_count} videos that the videos table does not have "
+                f"(such as {first}): give another --output, or a table with these videos too"
+            )
+        kept = pc.not_equal(rows["status"], Status.FAILED) if retry_failed else pc.is_valid(rows["status"])
+        self._check_products(rows.filter(kept), videos["product_id"].take(place.filter(kept)), earlier, config)
+        return rows
+
+    def _check_products(
+        self, rows: pa.Table, now: pa.ChunkedArray, earlier: dict[str, Any], config: dict[str, Any]
+    ) -> None:
+        before = rows["product_id"]
+        same = pc.or_(pc.fill_null(pc.equal(before, now), False), pc.and_(pc.is_null(before), pc.is_null(now)))
+        others = rows["video_id"].filter(pc.invert(same)).to_pylist()
+        if others:
+            raise Refused(
+                f"{self.uri} holds scores of {len(others)} videos with another product_id than the videos table gives "
+                f"them now (such as {others[0]}); give another --output, or the product_ids they were scored with"
+            )
+        was, images = earlier.get("product_images", {}), config.get("product_images", {})
+        used = set(pc.unique(before).to_pylist()) - {None}
+        replaced = sorted(p for p in used if p in was and was[p] != images.get(p))
+        if replaced:
+            raise Refused(
+                f"{self.uri} holds scores made with other images of {len(replaced)} products (such as {replaced[0]}); "
+                "give another --output, or the images they were scored with"
+            )
+
+    def begin(self, config: dict[str, Any], config_hash: str, rows: pa.Table, retried: Set[str]) -> None:
+        """Take the folder and make it fit to go on in: rows that a crash left twice are cut to one, those of the
+        videos ``retried`` taken out. ``rows``: as ``check`` returned them."""
+        self._write_json("config.json", config | {"config_hash": config_hash})
+        self.unfinish()
+        seen = set(retried)
+        kept: dict[str, list[bool]] = {}
+        for video_id, part in zip(rows["video_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
+            kept.setdefault(part, []).append(video_id not in seen)
+            seen.add(video_id)
+        for part, keep in kept.items():
+            if not any(keep):
                 self._remove(part)
-                continue
-            if len(kept) < table.num_rows:
-                table = table.take(kept)
+            elif not all(keep):
+                table = _read_part(part, SCORES.names).filter(pa.array(keep))
                 self._keep_maps(part, table["video_id"])
                 storage.write_bytes_atomically(part, _parquet(table))
-            whole.add(_name(part))
-            failed += pc.sum(pc.equal(table["status"], Status.FAILED)).as_py() or 0
+        whole = {_name(part) for part, keep in kept.items() if any(keep)}
         for part in self._parts("maps"):
             if _name(part) not in whole:  # a crash came between its maps and its scores
                 self._remove(part)
-        return finished, failed
 
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is
@@ -95,15 +132,6 @@ class OutputFolder:
                 storage.write_bytes_atomically(f"{self.uri}/maps/{name}.parquet", data)
         storage.write_bytes_atomically(f"{self.uri}/scores/{name}.parquet", _parquet(scored.select(SCORES.names)))
         return scored.select(list(TALLY))
-
-    def ids(self) -> list[str]:
-        """The video_id of every row that is there."""
-        return self._column("video_id")
-
-    def counts(self) -> tuple[collections.Counter[str], collections.Counter[str]]:
-        """Rows by status, and failed rows by error code."""
-        statuses, codes = self._column("status"), self._column("error_code")
-        return collections.Counter(statuses), collections.Counter(code for code in codes if code is not None)
 
     def summary(self) -> dict[str, Any] | None:
         """What run.json says; None where the folder is not finished."""
@@ -122,10 +150,6 @@ class OutputFolder:
             maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
             storage.write_bytes_atomically(part, _parquet(maps.filter(pc.is_in(maps["video_id"], ids))))
 
-    def _column(self, name: str) -> list[Any]:
-        parts = (io.BytesIO(storage.read_bytes(part)) for part in self._parts("scores"))
-        return [value for part in parts for value in pq.read_table(part, columns=[name])[name].to_pylist()]
-
     def _remove(self, uri: str) -> None:
         fs, path = storage.filesystem_of(uri)
         if fs.exists(path):
@@ -140,11 +164,14 @@ class OutputFolder:
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         try:
-            return json.loads(storage.read_bytes(f"{self.uri}/{name}"))
+            content = json.loads(storage.read_bytes(f"{self.uri}/{name}"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise Refused(f"{self.uri}/{name} cannot be read: {error}; give another --output") from error
+        if not isinstance(content, dict):
+            raise Refused(f"{self.uri}/{name} holds no JSON object; give another --output")
+        return content
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         storage.write_bytes_atomically(f"{self.uri}/{name}", json.dumps(content, indent=2, default=str).encode())
@@ -155,7 +182,23 @@ def read_scores(uri: str) -> pa.Table:
     parts = OutputFolder(storage.absolute(uri))._parts("scores")
     if not parts:
         raise Refused(f"{uri} holds no scores/*.parquet; give the --output folder of jobs.score")
-    return pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(p)), schema=SCORES) for p in parts)
+    with ThreadPoolExecutor(READERS) as readers:
+        return pa.concat_tables(readers.map(lambda part: _read_part(part, SCORES.names), parts))
+
+
+def _read_part(part: str, columns: list[str]) -> pa.Table:
+    schema = pa.schema([SCORES.field(name) for name in columns])
+    try:
+        return pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=schema)
+    except (OSError, pa.ArrowException) as error:
+        raise Refused(
+            f"{part} cannot be read: {error}; remove it, and the same jobs.score command scores its videos again"
+        ) from error
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed) if before else ""
 
 
 def _name(part: str) -> str:

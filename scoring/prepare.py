@@ -106,14 +106,19 @@ def _views(index: ProductIndex, request: Request) -> list[View]:
     assert request.product_id is not None
     if request.product_id in index:
         return index[request.product_id]
-    images = []
+    images, absent = [], None
     for uri in request.image_uris:
         try:
             images.append(storage.read_bytes(uri, MAX_IMAGE_BYTES, FETCH_TIMEOUT_S))
-        except (OSError, TimeoutError) as error:
-            raise VideoError(
+        except OSError as error:
+            absent = VideoError(
                 ErrorCode.NO_PRODUCT_IMAGE,
                 f"product {request.product_id}: image {uri} cannot be read: {storage.reason(error)}",
                 Stage.LOCATE,
-            ) from error
+            )
+            if not isinstance(error, FileNotFoundError | PermissionError):
+                raise absent from error  # it may be there the next time, and other scores with it
+            images.append(b"")
+    if absent is not None and not any(images):
+        raise absent
     return index.add(request.product_id, images, request.image_outlines or (None,) * len(images))

@@ -68,7 +68,6 @@ class ProductIndex:
     """
 
     def __init__(self, config: ProductConfig | None = None, capacity: int = 1000):
-        self.config = config or ProductConfig()
         self.capacity = capacity
         self._views: dict[str, list[View]] = {}
 
@@ -84,7 +83,9 @@ class ProductIndex:
         for number, (image, outline) in enumerate(zip(images, outlines, strict=True), start=1):
             try:
                 views.append(view_of(image, outline))
-            except ValueError as error:
+            except (ValueError, cv2.error) as error:
+                if getattr(error, "code", None) == cv2.Error.STS_NO_MEM:
+                    raise
                 problems.append(f"image {number}: {error}")
         if not views:
             raise VideoError(

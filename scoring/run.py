@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ import ray.data
 
 from catalog import storage
 from catalog.errors import Refused
-from catalog.sampling import SamplingConfig
+from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
 from scoring.graph import Resources, VideoLimits, build_graph
@@ -44,7 +45,15 @@ class Plan:
     """every id that must have a row at the end"""
     images: dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]]
     finished: int
+    failed: int
+    """finished rows whose status is failed"""
     output: OutputFolder
+    rows: pa.Table
+    """what the output holds already, as ``OutputFolder.check`` returned it"""
+    retried: frozenset[str]
+    """failed videos that are scored again"""
+    config: dict[str, Any]
+    """what config.json will hold"""
     config_hash: str
     input_size: int
     """the model's height and width, pixels: E's grid"""
@@ -63,16 +72,20 @@ def plan_scoring(
     product: ProductConfig,
     method: str,
     resolved_config: dict[str, Any],
+    limits: VideoLimits,
     limit: int | None,
     retry_failed: bool,
-    dry_run: bool,
 ) -> Plan:
-    """Check all that can be checked and find out what is left to do. Raises Refused; with ``dry_run`` nothing
-    is written."""
+    """Check all that can be checked and find out what is left to do; writes nothing. Raises Refused."""
     if method not in METHODS:
         raise Refused(f"--method {method}: there is no such method; choose one of {', '.join(METHODS)}")
-    _check_settings(sampling, product)
-    input_size = load_checkpoint(model.checkpoint).spec.input_size
+    _check_settings(sampling, product, limits, limit)
+    spec = load_checkpoint(model.checkpoint).spec
+    if spec.sample_fps != sampling.sample_fps:
+        log.warning(
+            "warning: the model was trained on %g frames a second and is shown %g; --sample-fps %g would match it",
+            spec.sample_fps, sampling.sample_fps, spec.sample_fps,
+        )  # fmt: skip
     videos = read_videos(videos_uri)
     products = None if products_uri is None else read_products(products_uri)
     if products is None:
@@ -86,46 +99,47 @@ def plan_scoring(
     else:
         check_references(videos, products, videos_uri, products_uri or "")
         images = _images_of(products)
-    in_table = set(videos["video_id"].to_pylist())
-    if limit is not None:
-        videos = videos.slice(0, limit)
     depends = {
         "model": model.digest[:16],
         "method": method,
-        **{f"{field}": value for field, value in dataclasses.asdict(sampling).items()},
+        **dataclasses.asdict(sampling),
         **{f"product_{field}": value for field, value in dataclasses.asdict(product).items()},
         "scores_version": SCORES_VERSION,
     }
     config_hash = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    digests = {
+        product_id: hashlib.sha256(repr(given).encode()).hexdigest()[:16] for product_id, given in images.items()
+    }
+    config = resolved_config | {"scores_depend_on": depends, "product_images": digests}
     output = OutputFolder(storage.absolute(output_uri))
-    finished: set[str] = set()
-    if dry_run:
-        storage.check_writable(output.uri)
-    else:
-        output.claim(resolved_config | {"scores_depend_on": depends}, config_hash, in_table)
-        finished, failed = output.reopen(retry_failed)
-        if failed:
-            log.info("%d finished rows are failed videos; --retry-failed tries them again", failed)
+    rows = output.check(config, config_hash, videos, retry_failed)
+    if limit is not None:
+        videos = videos.slice(0, limit)
     ids = videos["video_id"]
-    if finished:
-        left = pc.invert(pc.is_in(ids, pa.array(sorted(finished), pa.string())))
-        videos = videos.filter(left)
+    there = rows.filter(pc.is_in(rows["video_id"], ids.combine_chunks()))
+    failed = there.filter(pc.equal(there["status"], Status.FAILED))["video_id"]
+    retried = frozenset(failed.to_pylist() if retry_failed else ())
+    finished = set(there["video_id"].to_pylist()) - retried
+    left = videos.filter(pc.invert(pc.is_in(ids, pa.array(sorted(finished), pa.string()))))
     return Plan(
-        videos=videos.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
+        videos=left.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
         all_ids=frozenset(ids.to_pylist()),
         images=images,
-        finished=len(ids) - videos.num_rows,
+        finished=len(finished),
+        failed=0 if retry_failed else len(failed),
         output=output,
+        rows=rows,
+        retried=retried,
+        config=config,
         config_hash=config_hash,
-        input_size=input_size,
+        input_size=spec.input_size,
     )
 
 
 class Tally:
     """What came out so far, by status, error code and stage."""
 
-    def __init__(self, total: int, finished: int):
-        self.total, self.finished = total, finished
+    def __init__(self):
         self.done = 0
         self.statuses: collections.Counter[str] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
@@ -158,6 +172,7 @@ class Tally:
             "errors": dict(self.errors),
             "error_examples": self.examples,
             "video_minutes": minutes,
+            "videos_per_hour": 3600 * self.done / self.wall_seconds,
             "wall_seconds": self.wall_seconds,
             "core_seconds_per_video_minute": kernel / minutes if minutes else None,
             "core_seconds_per_video_minute_by_stage": {
@@ -181,12 +196,9 @@ def run_scoring(
     resources: Resources,
     on_progress: Callable[[Tally], None],
 ) -> Tally:
-    """Score what the plan leaves to do; returns when every input row has exactly one output row.
-
-    Raises LostRowsError where that is not so.
-    """
-    plan.output.unfinish()
-    tally = Tally(plan.videos.num_rows, plan.finished)
+    """Score what the plan leaves to do."""
+    plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
+    tally = Tally()
     if plan.videos.num_rows:
         graph = build_graph(
             plan.videos,
@@ -205,13 +217,13 @@ def run_scoring(
         for rows in _tally_rows(graph):
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
-    verify(plan)
     return tally
 
 
-def verify(plan: Plan) -> None:
-    """Every input id once in the output, and nothing twice."""
-    counts = collections.Counter(plan.output.ids())
+def verify(plan: Plan) -> pa.Table:
+    """The output's rows (see ``OutputFolder.rows``), every input id once and nothing twice; else LostRowsError."""
+    rows = plan.output.rows()
+    counts = collections.Counter(rows["video_id"].to_pylist())
     lost = [video_id for video_id in plan.all_ids if video_id not in counts]
     doubled = [video_id for video_id, n in counts.items() if n > 1]
     if lost or doubled:
@@ -219,15 +231,19 @@ def verify(plan: Plan) -> None:
             f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3]}), {len(doubled)} have several "
             f"(such as {doubled[:3]}); run the same command again, it repairs the folder and scores what is missing"
         )
+    return rows
 
 
-def finish(plan: Plan, tally: Tally, provenance: Provenance, config: dict[str, Any], cores: float) -> dict[str, Any]:
+def finish(
+    plan: Plan, rows: pa.Table, tally: Tally, provenance: Provenance, config: dict[str, Any], cores: float
+) -> dict[str, Any]:
     """Write run.json, the last file of a run; returns what it says. Rows by status and error code are those of
     the whole folder, costs are those of this run."""
-    statuses, errors = plan.output.counts()
+    statuses = collections.Counter(rows["status"].to_pylist())
+    errors = collections.Counter(rows["error_code"].drop_null().to_pylist())
     summary = {
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "rows": len(plan.all_ids),
+        "rows": rows.num_rows,
         "resumed_from": plan.finished,
         **tally.summary(cores),
         "videos": {status.value: statuses[status] for status in Status},
@@ -245,21 +261,22 @@ def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
         yield batch.to_pylist()
 
 
-def _check_settings(sampling: SamplingConfig, product: ProductConfig) -> None:
+def _check_settings(sampling: SamplingConfig, product: ProductConfig, limits: VideoLimits, limit: int | None) -> None:
     positive = {
-        "--sample-fps": sampling.sample_fps,
-        "--max-seconds": sampling.max_seconds,
-        "--max-duration": sampling.max_duration,
-        "--max-megabytes": sampling.max_megabytes,
         "--working-short-side": product.working_short_side,
+        "--video-timeout": limits.video_timeout,
+        "--video-memory-mb": limits.video_memory_mb,
     }
     for flag, value in positive.items():
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise Refused(f"{flag} is {value}, expected a number above 0")
+    check_sampling(sampling)
     if not 0 < product.match_ratio <= 1:
         raise Refused(f"--match-ratio is {product.match_ratio}, expected a number above 0 and at most 1")
     if product.min_inliers < 4:
         raise Refused(f"--min-inliers is {product.min_inliers}, a homography needs at least 4")
+    if limit is not None and limit < 1:
+        raise Refused(f"--limit is {limit}, expected at least 1")
 
 
 def _images_of(products: pa.Table) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 
 TARGETS = """
-    import ctypes, os, re, sys, time
+    import ctypes, os, re, sys, tempfile, time
     import numpy as np
     from catalog.errors import ErrorCode, Stage, VideoError
 
@@ -38,6 +39,10 @@ TARGETS = """
         if what == "hog":
             while True:
                 held.append(np.empty(1 << 22))
+        if what == "half-fetched":
+            held.append(tempfile.NamedTemporaryFile(prefix="video-"))
+            print(held[-1].name, flush=True)
+            time.sleep(600)
         if what == "killed":
             os.kill(os.getpid(), 9)
         if what == "video error":
@@ -121,6 +126,36 @@ def test_a_hanging_call_is_killed_and_the_next_call_works(worker: IsolatedWorker
         worker.call(what, 0.5)
     assert raised.value.code == ErrorCode.DECODE_TIMEOUT
     assert pid is not None and not _alive(pid)
+    assert worker.call("fine", 30) == "fine"
+
+
+def test_a_killed_call_leaves_no_temporary_file(
+    worker: IsolatedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    assert worker.call("warm", 30) == "warm"
+    (folder,) = (tmp_path / "scratch").iterdir()
+    with pytest.raises(VideoError):
+        worker.call("half-fetched", 0.5)
+    assert not folder.exists()
+
+
+def test_a_child_that_the_kernel_holds_costs_its_call_only(
+    worker: IsolatedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker.call("warm", 30) == "warm"
+    held = worker._process
+    assert held is not None
+
+    def never_ends(timeout: float) -> None:
+        raise subprocess.TimeoutExpired("child", timeout)
+
+    with monkeypatch.context() as kernel, pytest.raises(VideoError) as raised:
+        kernel.setattr(held, "wait", never_ends)
+        worker.call("hang", 0.2)
+    assert raised.value.code == ErrorCode.DECODE_TIMEOUT
+    held.wait(10)
     assert worker.call("fine", 30) == "fine"
 
 

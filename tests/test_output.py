@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+from collections.abc import Set
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,11 @@ from scoring.output import OutputFolder, read_scores
 from scoring.rows import Provenance, ScoreRow, failed_row
 from scoring.run import LostRowsError, Plan, verify
 
-CONFIG = {"max_seconds": 60.0, "scores_depend_on": {"model": "aaaa", "max_seconds": 60.0, "method": "gradient"}}
+CONFIG = {
+    "max_seconds": 60.0,
+    "save_maps": False,
+    "scores_depend_on": {"model": "aaaa", "max_seconds": 60.0, "method": "gradient"},
+}
 PROVENANCE = Provenance("model.pt", "1", None, "hash-a", "commit")
 
 
@@ -45,6 +50,29 @@ def files(output: OutputFolder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def ids(output: OutputFolder) -> list[str]:
+    return sorted(output.rows()["video_id"].to_pylist())
+
+
+def table(*video_ids: str, product_id: str | None = None) -> pa.Table:
+    ids = pa.array(video_ids, pa.string())
+    return pa.table({"video_id": ids, "product_id": pa.array([product_id] * len(ids), pa.string())})
+
+
+def check(
+    output: OutputFolder,
+    *video_ids: str,
+    config: dict = CONFIG,
+    config_hash: str = "hash-a",
+    retry_failed: bool = False,
+) -> pa.Table:
+    return output.check(config, config_hash, table(*video_ids), retry_failed)
+
+
+def begin(output: OutputFolder, config: dict = CONFIG, retried: Set[str] = frozenset()) -> None:
+    output.begin(config, "hash-a", output.rows(), retried)
+
+
 def doubled_part(output: OutputFolder, *video_ids: str) -> None:
     """Rows in a further file, as a changed cut into blocks would leave them."""
     part = Path(output.uri) / "scores" / "zzz.parquet"
@@ -56,7 +84,7 @@ def test_written_rows_are_read_back_with_every_column(output: OutputFolder):
     output.write(scored("c", status=Status.FAILED))
     table = read_scores(output.uri)
     assert table.schema.names == SCORES.names
-    assert sorted(table["video_id"].to_pylist()) == sorted(output.ids()) == ["a", "b", "c"]
+    assert sorted(table["video_id"].to_pylist()) == ids(output) == ["a", "b", "c"]
     assert set(table["config_hash"].to_pylist()) == {"hash-a"}
     assert tally["core_s"].to_pylist() == [{"decode": 1.0, "locate": 0.0, "engage": 2.0}] * 2
     assert tally["status"].to_pylist() == ["no_product"] * 2
@@ -68,7 +96,7 @@ def test_the_same_rows_written_again_change_nothing(output: OutputFolder):
     before = files(output)
     output.write(rows)
     assert files(output) == before
-    assert sorted(output.ids()) == ["a", "b"]
+    assert ids(output) == ["a", "b"]
 
 
 def test_maps_are_written_beside_the_scores_only_where_there_are_any(output: OutputFolder):
@@ -83,19 +111,32 @@ def test_maps_are_written_beside_the_scores_only_where_there_are_any(output: Out
 
 
 def test_the_folder_goes_on_with_the_config_it_was_begun_with(output: OutputFolder):
-    output.claim(CONFIG, "hash-a", set())
+    begin(output)
     assert json.loads(files(output)["config.json"])["max_seconds"] == 60.0
-    output.claim(CONFIG, "hash-a", set())
-    assert list(files(output)) == ["config.json"]
+    output.write(scored("a"))
+    assert check(output, "a").num_rows == 1
+    begin(output)
+    assert ids(output) == ["a"]
+
+
+def test_checking_writes_nothing(output: OutputFolder):
+    assert check(output, "a").num_rows == 0
+    assert not Path(output.uri).exists()
+    output.write(scored("a", "b", status=Status.FAILED))
+    doubled_part(output, "a")
+    output.finish({"rows": 2})
+    before = files(output)
+    check(output, "a", "b", retry_failed=True)
+    assert files(output) == before
 
 
 def test_another_config_is_refused_naming_what_differs(output: OutputFolder):
-    output.claim(CONFIG, "hash-a", set())
+    begin(output)
     output.write(scored("a"))
     before = files(output)
-    other = {"scores_depend_on": {"model": "bbbb", "max_seconds": 60.0, "decoder": "pyav"}}
+    other = CONFIG | {"scores_depend_on": {"model": "bbbb", "max_seconds": 60.0, "decoder": "pyav"}}
     with pytest.raises(Refused) as refused:
-        output.claim(other, "hash-b", set())
+        check(output, "a", config=other, config_hash="hash-b")
     message = str(refused.value)
     assert output.uri in message
     assert "model was 'aaaa', is 'bbbb'" in message
@@ -106,41 +147,62 @@ def test_another_config_is_refused_naming_what_differs(output: OutputFolder):
     assert files(output) == before
 
 
-def test_a_broken_config_file_is_refused(output: OutputFolder):
-    output.claim(CONFIG, "hash-a", set())
-    (Path(output.uri) / "config.json").write_text('{"model": ')
-    with pytest.raises(Refused, match=r"config\.json cannot be read"):
-        output.claim(CONFIG, "hash-a", set())
+def test_the_rows_themselves_say_of_which_config_they_are(output: OutputFolder):
+    output.write(scored("a"))
+    with pytest.raises(Refused, match=r"another config \(config.json does not say which\)"):
+        check(output, "a", config_hash="hash-b")
+
+
+def test_a_folder_without_any_row_takes_any_config(output: OutputFolder):
+    begin(output)
+    check(output, "a", config=CONFIG | {"scores_depend_on": {"model": "bbbb"}}, config_hash="hash-b")
+
+
+def test_maps_of_some_videos_only_are_refused(output: OutputFolder):
+    begin(output)
+    output.write(scored("a"))
+    with pytest.raises(Refused, match="was begun without --save-maps"):
+        check(output, "a", "b", config=CONFIG | {"save_maps": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("config.json", '{"model": '), ("config.json", "[]"), ("scores/half.parquet", "PAR1")]
+)
+def test_a_broken_file_is_refused_by_name(output: OutputFolder, name: str, content: str):
+    begin(output)
+    output.write(scored("a"))
+    (Path(output.uri) / name).write_text(content)
+    with pytest.raises(Refused, match=name):
+        check(output, "a")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(Refused, match="cannot be written"):
-        OutputFolder(str(tmp_path / "file" / "out")).claim(CONFIG, "hash-a", set())
+        check(OutputFolder(str(tmp_path / "file" / "out")), "a")
 
 
-def test_a_new_folder_has_nothing_finished(output: OutputFolder):
-    output.claim(CONFIG, "hash-a", set())
-    assert output.reopen(retry_failed=False) == (set(), 0)
-    assert output.ids() == []
+def test_a_new_folder_holds_nothing(output: OutputFolder):
+    begin(output)
+    assert ids(output) == []
     with pytest.raises(Refused, match="holds no scores"):
         read_scores(output.uri)
 
 
-def test_finished_ids_are_known_and_failed_rows_counted(output: OutputFolder):
-    output.write(scored("a", "b"))
+def test_a_folder_in_order_is_gone_on_with_as_it_is(output: OutputFolder):
+    begin(output)
+    output.write(scored("a", "b", with_maps=True))
     output.write(scored("c", "d", "e", status=Status.FAILED))
     before = files(output)
-    assert output.reopen(retry_failed=False) == ({"a", "b", "c", "d", "e"}, 3)
+    begin(output)
     assert files(output) == before
 
 
 def test_rows_that_are_there_twice_are_cut_to_one(output: OutputFolder):
     output.write(scored("a", "b", "c"))
     doubled_part(output, "b", "d", "d")
-    finished, _ = output.reopen(retry_failed=False)
-    assert finished == {"a", "b", "c", "d"}
-    assert sorted(output.ids()) == ["a", "b", "c", "d"]
+    begin(output)
+    assert ids(output) == ["a", "b", "c", "d"]
 
 
 def test_a_video_has_one_map_whatever_the_crash_was_between(output: OutputFolder):
@@ -148,40 +210,57 @@ def test_a_video_has_one_map_whatever_the_crash_was_between(output: OutputFolder
     (maps,) = (Path(output.uri) / "maps").glob("*.parquet")
     output.write(scored("b", "d", with_maps=True))
     pq.write_table(pq.read_table(maps), maps.with_name("of_no_scores.parquet"))
-    output.reopen(retry_failed=False)
-    assert sorted(output.ids()) == ["a", "b", "c", "d"]
+    begin(output)
+    assert ids(output) == ["a", "b", "c", "d"]
     assert sorted(pq.read_table(maps.parent)["video_id"].to_pylist()) == ["a", "b", "c", "d"]
 
 
 def test_rows_of_videos_that_left_the_table_are_refused(output: OutputFolder):
-    output.claim(CONFIG, "hash-a", {"a", "b"})
     output.write(scored("a", "b"))
     before = files(output)
-    with pytest.raises(Refused, match="scores of 1 videos that the videos table does not have"):
-        output.claim(CONFIG | {"limit": 1}, "hash-a", {"a", "c"})
+    with pytest.raises(Refused, match=r"scores of 1 videos that the videos table does not have \(such as b\)"):
+        check(output, "a", "c")
     assert files(output) == before
-    output.claim(CONFIG, "hash-a", {"a", "b", "c"})
+    check(output, "a", "b", "c")
 
 
-def test_retry_takes_out_failed_rows_and_no_others(output: OutputFolder):
+def test_another_product_of_a_scored_video_is_refused(output: OutputFolder):
+    output.write(pa.concat_tables([scored("a"), scored("b", status=Status.FAILED)]))
+    with pytest.raises(Refused, match=r"2 videos with another product_id .* \(such as a\)"):
+        output.check(CONFIG, "hash-a", table("a", "b", product_id="p1"), False)
+    with pytest.raises(Refused, match=r"1 videos with another product_id"):  # the other is scored again
+        output.check(CONFIG, "hash-a", table("a", "b", product_id="p1"), True)
+
+
+def test_other_images_of_a_scored_product_are_refused_and_further_products_are_not(output: OutputFolder):
+    rows = scored("a")
+    rows = rows.set_column(rows.schema.get_field_index("product_id"), "product_id", pa.array(["p1"]))
+    begin(output, CONFIG | {"product_images": {"p1": "1111"}})
+    output.write(rows)
+    videos = table("a", product_id="p1")
+    output.check(CONFIG | {"product_images": {"p1": "1111", "p2": "2222"}}, "hash-a", videos, False)
+    with pytest.raises(Refused, match=r"other images of 1 products \(such as p1\)"):
+        output.check(CONFIG | {"product_images": {"p1": "9999"}}, "hash-a", videos, False)
+
+
+def test_retry_takes_out_the_rows_of_the_given_videos_and_no_others(output: OutputFolder):
     output.write(pa.concat_tables([scored("a", "b"), scored("c", status=Status.FAILED)]))
     output.write(scored("d", "e", status=Status.FAILED))
     output.write(scored("f"))
     output.finish({"rows": 6})
     kept = read_scores(output.uri).to_pylist()
-    finished, failed = output.reopen(retry_failed=True)
+    begin(output, retried={"c", "d"})
     assert "run.json" not in files(output)
-    assert (finished, failed) == ({"a", "b", "f"}, 0)
     left = {row["video_id"]: row for row in read_scores(output.uri).to_pylist()}
-    assert left == {row["video_id"]: row for row in kept if row["status"] != "failed"}
+    assert left == {row["video_id"]: row for row in kept if row["video_id"] not in "cd"}
 
 
 def test_rows_tried_again_are_found_beside_the_old_ones(output: OutputFolder):
     output.write(scored("a", "b", status=Status.FAILED))
-    output.reopen(retry_failed=True)
+    begin(output, retried={"a", "b"})
     output.write(scored("a", "b"))
-    assert output.reopen(retry_failed=False) == ({"a", "b"}, 0)
-    assert sorted(output.ids()) == ["a", "b"]
+    begin(output)
+    assert output.rows()["status"].to_pylist() == ["no_product", "no_product"]
 
 
 def test_readers_never_see_part_of_a_file(output: OutputFolder):
@@ -212,7 +291,8 @@ def test_files_of_other_kinds_are_left_alone(output: OutputFolder):
     output.write(scored("a"))
     (Path(output.uri) / "scores" / ".leftover.part").write_bytes(b"half")
     (Path(output.uri) / "scores" / "notes.txt").write_text("mine")
-    assert output.reopen(retry_failed=False) == ({"a"}, 0)
+    begin(output)
+    assert ids(output) == ["a"]
     assert "scores/notes.txt" in files(output)
 
 
@@ -225,18 +305,19 @@ def test_the_folder_is_finished_only_while_its_summary_is_there(output: OutputFo
 
 
 def plan(output: OutputFolder, *video_ids: str) -> Plan:
-    return Plan(pa.table({}), frozenset(video_ids), {}, 0, output, "hash-a", 112)
+    there = output.rows()
+    return Plan(pa.table({}), frozenset(video_ids), {}, 0, 0, output, there, frozenset(), CONFIG, "hash-a", 112)
 
 
 def test_lost_and_doubled_rows_are_found(output: OutputFolder):
     output.write(scored("a", "b"))
-    verify(plan(output, "a", "b"))
+    assert verify(plan(output, "a", "b")).num_rows == 2
     with pytest.raises(LostRowsError, match=r"1 videos have no row \(such as \['c'\]\), 0 have several"):
         verify(plan(output, "a", "b", "c"))
     doubled_part(output, "b")
     with pytest.raises(LostRowsError, match=r"0 videos have no row .*1 have several \(such as \['b'\]\)"):
         verify(plan(output, "a", "b"))
-    output.reopen(retry_failed=False)
+    begin(output)
     verify(plan(output, "a", "b"))
 
 

@@ -226,6 +226,7 @@ UNUSABLE = {
     "white": (png(np.full((300, 300, 3), 255, np.uint8)), "0 features.*sharp photo"),
     "one colour, transparent": (png(np.full((300, 300, 4), (200, 30, 30, 0), np.uint8)), "features.*sharp photo"),
     "one pixel": (png(np.full((1, 1, 3), 255, np.uint8)), "features.*sharp photo"),
+    "a hair": (png(np.full((1, 10_000, 3), 255, np.uint8)), "image 1"),
     "tiny": (png(cv2.resize(CARD, (9, 12))), "features.*sharp photo"),
     "one circle": (png(cv2.circle(np.full((300, 300, 3), 255, np.uint8), (150, 150), 80, 0, 3)), "features"),
 }
@@ -248,6 +249,19 @@ def test_one_usable_image_is_enough():
     assert len(views) == 1
     assert "p1" in index
     assert index["p1"] is views
+
+
+def test_a_photo_is_turned_upright_before_its_outline_is_laid_on_it():
+    lying = cv2.rotate(CARD, cv2.ROTATE_90_COUNTERCLOCKWISE)
+    orientation = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # turn it right
+    jpeg = cv2.imencode(".jpg", lying)[1].tobytes()
+    tagged = jpeg[:2] + b"\xff\xe1" + (len(orientation) + 2).to_bytes(2, "big") + orientation + jpeg[2:]
+    height, width = CARD.shape[:2]
+    outline = [0, 0, width, 0, width, height, 0, height]
+    frame = placed(scene(), CARD, quad_in(scene(), 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7))
+    (found,) = locate([frame], [view_of(tagged, outline)])
+    assert found is not None
+    assert iou(found, quad_in(frame, 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7), frame) > 0.9
 
 
 def test_a_product_without_a_usable_image_is_not_kept():

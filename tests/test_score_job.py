@@ -23,6 +23,7 @@ from scoring.output import read_scores
 
 pytestmark = pytest.mark.timeout(900)
 
+FIRST_FLAGS = ["--max-duration", "5", "--max-seconds", "3"]
 BROKEN = {
     "empty": "not_a_video",
     "text": "not_a_video",
@@ -34,7 +35,6 @@ BROKEN = {
     "image_corrupt": "bad_product_image",
     "image_blank": "bad_product_image",
 }
-STAGE_OF = {"not_found": "fetch", "no_product_image": "locate", "bad_product_image": "locate"}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,12 @@ def test_same_command_again_computes_nothing_and_repaired_files_are_retried(
     assert "0 to score" in again.stdout
     assert content_of(output) == before
 
+    some = catalogue.score(*first_command(catalogue), "--retry-failed", "--limit", "7", "--max-failed-fraction", "1")
+    assert some.returncode == 0, some.stdout + some.stderr
+    assert "1 to score" in some.stdout  # the seventh video, of the nine that failed
+    assert rows_of(output).keys() == rows.keys()
+    assert_summary_adds_up(output)
+
     write_clip(catalogue.folder / "empty.mp4", 2)
     write_strange_card(catalogue.folder / "nowhere.png")
     retried = catalogue.score(*first_command(catalogue), "--retry-failed", "--max-failed-fraction", "1")
@@ -258,10 +264,17 @@ def test_limited_interrupted_and_killed_runs_are_gone_on_with_until_every_id_is_
     assert 4 < len(interrupted) < len(all_ids)
     assert not (output / "run.json").exists()
 
+    code, spent, said = stop_midway(catalogue, output, command, signal.SIGTERM)
+    assert code == 130, said
+    assert spent < 60
+    assert "goes on where this one ended" in said
+    terminated = rows_of(output)
+    assert len(interrupted) < len(terminated) < len(all_ids)
+
     code, _, said = stop_midway(catalogue, output, command, signal.SIGKILL)
     assert code == -signal.SIGKILL, said
     killed = rows_of(output)
-    assert len(interrupted) < len(killed) < len(all_ids)
+    assert len(terminated) < len(killed) < len(all_ids)
     assert not (output / "run.json").exists()
 
     finished = catalogue.score(*command)
@@ -269,7 +282,7 @@ def test_limited_interrupted_and_killed_runs_are_gone_on_with_until_every_id_is_
     assert f"{len(killed)} finished before" in finished.stdout
     rows = rows_of(output)
     assert rows.keys() == all_ids
-    for earlier in (first, interrupted, killed):
+    for earlier in (first, interrupted, terminated, killed):
         assert all(rows[name] == row for name, row in earlier.items())
     assert_summary_adds_up(output)
     for name, row in rows.items():  # copies of one video have one score
@@ -320,6 +333,11 @@ REFUSED_AT_THE_DOOR = {
     "unknown key in the file": (["--config", "{folder}/unknown.yaml"], "max-second"),
     "missing config file": (["--config", "{folder}/absent.yaml"], "absent.yaml"),
     "nonsense value": (["--sample-fps", "0"], "--sample-fps is 0"),
+    "no frame at all": (["--max-seconds", "0.001"], "make 0.001 frames a video"),
+    "no end": (["--video-timeout", "inf"], "--video-timeout is inf"),
+    "no video": (["--limit", "0"], "--limit is 0"),
+    "products not given": (["--products", "None"], "--products is not given"),
+    "maps for some only": (["--output", "{folder}/mixed", *FIRST_FLAGS, "--no-save-maps"], "begun with --save-maps"),
     "value of another type": (["--max-seconds", "many"], "many"),
 }
 

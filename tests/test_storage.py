@@ -98,6 +98,22 @@ def test_relative_uris_join_their_base():
     assert storage.absolute("gs://b/c.mp4", "/data") == "gs://b/c.mp4"
 
 
+def test_the_last_slash_of_a_remote_folder_is_no_part_of_its_name():
+    assert storage.absolute("s3://bucket/out/") == "s3://bucket/out"
+    assert storage.absolute("s3://bucket/") == "s3://bucket"
+
+
+def test_links_count_as_what_they_lead_to(tmp_path):
+    folder, elsewhere = tmp_path / "table", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "blob").write_bytes(b"1")
+    (folder / "b.parquet").write_bytes(b"2")
+    (folder / "a.parquet").symlink_to(elsewhere / "blob")
+    (folder / "c").symlink_to(elsewhere)
+    assert storage.files_in(str(folder)) == [f"{folder}/a.parquet", f"{folder}/b.parquet"]
+
+
 def test_an_unknown_scheme_or_a_missing_package_is_refused_with_the_next_step():
     with pytest.raises(Refused, match=r"gs:// needs the package gcsfs.*pip install gcsfs.*runtime_env.yaml"):
         storage.filesystem_of("gs://bucket/a.mp4")

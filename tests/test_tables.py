@@ -72,6 +72,17 @@ def test_part_files_of_a_folder_are_one_table_in_name_order(tmp_path):
     assert table["video_uri"][2].as_py() == f"{tmp_path}/v20.mp4"
 
 
+def test_folders_within_a_folder_of_part_files_are_refused(tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "day=2").mkdir(parents=True)
+    (folder / "_temporary").mkdir()
+    (folder / "part.csv").write_text("video_id,video_uri\na,a.mp4\n")
+    with pytest.raises(Refused, match=r"holds folders too, such as .*day=2"):
+        read_videos(str(folder))
+    (folder / "day=2").rmdir()
+    assert read_videos(str(folder)).num_rows == 1
+
+
 def test_a_problem_in_a_folder_names_the_part_file_and_its_own_row(tmp_path):
     write(tmp_path / "1.csv", "video_id,video_uri\na,a.mp4\nb,b.mp4\n")
     write(tmp_path / "2.csv", "video_id,video_uri\nc,c.mp4\na,a.mp4\n")

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tracking.runs import SCORING, open_run
+from tracking.runs import SCORING, TRAINING, open_run
 
 
 def test_a_server_that_does_not_answer_costs_a_warning(
@@ -21,6 +22,28 @@ def test_a_server_that_does_not_answer_costs_a_warning(
     assert done
     assert run.run_id is None
     assert "the job goes on without it" in caplog.text
+
+
+def test_a_run_is_running_until_its_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with open_run(TRAINING, "a run", {}) as run:
+        run.table_input("videos", "v.parquet", pd.DataFrame({"video_id": ["a"]}), "training")
+        running = MlflowClient().get_run(str(run.run_id))
+        assert running.info.status == "RUNNING"
+        (dataset,) = running.inputs.dataset_inputs
+        assert (dataset.dataset.name, dataset.tags[0].value) == ("videos", "training")
+    assert MlflowClient().get_run(str(run.run_id)).info.status == "FINISHED"
+
+
+def test_a_run_that_was_deleted_meanwhile_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with open_run(TRAINING, "a run", {}) as first:
+        pass
+    with open_run(TRAINING, "a run", {}, first.run_id) as same:
+        assert same.run_id == first.run_id
+    MlflowClient().delete_run(str(first.run_id))
+    with open_run(TRAINING, "a run", {}, first.run_id) as another:
+        assert another.run_id not in (None, first.run_id)
 
 
 def test_a_run_keeps_what_it_is_told_and_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 
 from catalog.errors import Refused
 from catalog.world import WorldPaths
+from jobs.command import parse
+from jobs.train import TrainConfig, main
 from tracking import registry
 from training.evaluation import evaluate, within_creator_srcc
 from training.loop import LoopConfig, _augmented, _training_batches
@@ -52,6 +54,17 @@ def test_no_creator_is_on_both_sides_of_the_split() -> None:
             sides.setdefault(creator, set()).add(held_out)
         assert all(len(side) == 1 for side in sides.values())
         assert 8 <= sum(chosen["held_out"].to_pylist()) <= 15
+
+
+def test_a_creator_with_most_of_the_videos_is_not_held_out() -> None:
+    table = videos_table(list(range(100)), ["star"] * 90 + [f"c{i}" for i in range(10)])
+    for seed in range(10):
+        held_out = examples(table, "v.csv", "shares", SplitConfig(seed=seed)).table["held_out"].to_pylist()
+        assert sum(held_out) == 10
+        assert not any(held_out[:90])
+    two = videos_table(list(range(20)), ["a"] * 12 + ["b"] * 8)
+    held_out = examples(two, "v.csv", "shares", SplitConfig()).table["held_out"].to_pylist()
+    assert held_out == [False] * 12 + [True] * 8
 
 
 def test_few_videos_and_unknown_creators_are_warned_of() -> None:
@@ -207,6 +220,53 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
         registry.promote("99")
     with pytest.raises(Refused, match="no-such-alias"):
         registry.load("models:/pe-engagement@no-such-alias")
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_ends_with_130_and_another_run_of_that_name_is_refused(
+    small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
+) -> None:
+    storage = str(tmp_path / "storage")
+    common = ["--videos", str(small_world.videos), "--storage", storage, "--name", "mine"]
+    log = tmp_path / "log.txt"
+    with log.open("w") as output:
+        job = subprocess.Popen(
+            train(tracked, *common, "--epochs", "500"),
+            cwd=ROOT, env=tracked, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+        _wait_for(lambda: list(Path(storage).glob("mine/checkpoint*")), log)
+        os.killpg(job.pid, signal.SIGINT)
+        assert job.wait(60) == 130, log.read_text()
+    assert "goes on where this one ended" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    (run,) = client.search_runs(["1"], "attributes.run_name = 'mine'")
+    assert run.info.status == "KILLED"
+    other = subprocess.run(
+        train(tracked, *common, "--epochs", "2"), cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=120
+    )
+    assert other.returncode == 2, other.stdout + other.stderr
+    assert "--name mine was begun with other settings or videos" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--seed", "-1"], "--seed is -1, expected at least 0"),
+        (["--learning-rate", "-0.1"], "--learning-rate is -0.1"),
+        (["--batch-size", "8", "--workers", "3"], "cannot be shared evenly by 3 workers"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--sample-fps", "inf"], "--sample-fps is inf"),
+        (["--init-weights", "nowhere.pt"], "--init-weights nowhere.pt cannot be read: no such file"),
+        (["--architecture", "r3d_99"], "there is no such network"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(
+    flags: list[str], expected: str, small_world: WorldPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse(TrainConfig, ["--videos", str(small_world.videos), "--storage", str(tmp_path), *flags], "train")
+    with pytest.raises(Refused, match=expected):
+        main(config)
 
 
 def _epochs_kept(storage: str) -> int:

@@ -316,6 +316,17 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes, name: str) 
     assert refusal(io.BytesIO(content)) == ErrorCode.NOT_A_VIDEO
 
 
+def test_memory_that_runs_out_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write_video(tmp_path / "whole.mp4", moving(30))
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(av, "open", no_memory)
+    with pytest.raises(MemoryError):
+        sample_frames(whole)
+
+
 def test_an_image_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "i.png"), moving(1)[0])
     shutil.copy(tmp_path / "i.png", tmp_path / "i.mp4")

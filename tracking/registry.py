@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 MODEL_NAME = "pe-engagement"
 CHAMPION, CHALLENGER = "champion", "challenger"
 CHECKPOINT = "model.pt"
+REQUIREMENTS = ("torch", "numpy", "mlflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,12 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, tags: dict[str, st
                 code_paths=[str(PROJECT / "training"), str(PROJECT / "catalog")],
                 signature=signature,
                 input_example={"clips": example},
-                pip_requirements=["torch", "numpy", "mlflow"],
+                pip_requirements=[f"{name}=={metadata.version(name)}".split("+")[0] for name in REQUIREMENTS],
                 registered_model_name=MODEL_NAME,
                 tags=tags,
             )
         client = MlflowClient()
+        client.update_run(run.run_id, "RUNNING")  # start_run has said on leaving that it has finished
         version = str(info.registered_model_version)
         for key, value in tags.items():
             client.set_model_version_tag(MODEL_NAME, version, key, value)
@@ -107,6 +110,15 @@ def promote(version: str) -> None:
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     except MlflowException as error:
         raise Refused(f"--version {version}: {_first_line(error)}. {_known_models()}") from error
+
+
+def version_with(alias: str) -> str | None:
+    """The version of pe-engagement that bears the alias; None where none does."""
+    connect()
+    try:
+        return str(MlflowClient().get_model_version_by_alias(MODEL_NAME, alias).version)
+    except MlflowException:
+        return None
 
 
 def version_of(uri: str) -> str:

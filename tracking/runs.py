@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
 log = logging.getLogger(__name__)
@@ -135,8 +136,9 @@ class Run:
     def table_input(self, name: str, source: str, table: Any, context: str) -> None:
         """Log a pandas table as the run's dataset (its digest and schema, not its rows)."""
         dataset = mlflow.data.from_pandas(table, source=source, name=name)  # pyright: ignore
-        with mlflow.start_run(run_id=self._id, log_system_metrics=False):
-            mlflow.log_input(dataset, context=context)
+        tags = [InputTag("mlflow.data.context", context)]
+        # by the client: mlflow.start_run would say on leaving that the run has finished
+        MlflowClient().log_inputs(self._id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
     @_never_fatal
     def finish(self, status: str) -> None:
@@ -150,10 +152,8 @@ def open_run(experiment: str, name: str, tags: Mapping[str, str], resume_id: str
     try:
         uri = connect()
         client = MlflowClient()
-        if resume_id is not None:
-            client.update_run(resume_id, "RUNNING")
-            run.run_id = resume_id
-        else:
+        run.run_id = None if resume_id is None else _taken_up(client, resume_id)
+        if run.run_id is None:
             run.run_id = client.create_run(_experiment_id(client, experiment, uri), run_name=name).info.run_id
     except Exception as error:
         log.warning(
@@ -167,6 +167,14 @@ def open_run(experiment: str, name: str, tags: Mapping[str, str], resume_id: str
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run.finish("FINISHED")
+
+
+def _taken_up(client: MlflowClient, run_id: str) -> str | None:
+    try:
+        client.update_run(run_id, "RUNNING")
+        return run_id
+    except MlflowException:  # deleted meanwhile, or of another server
+        return None
 
 
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:

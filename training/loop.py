@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.util.queue import Queue
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from training.models import EngagementModel, ModelSpec, load_pretrained, save_ch
 MODEL_FILE, STATE_FILE = "model.pt", "training_state.pt"
 HISTORY_FILE, PREDICTIONS_FILE = "history.json", "predictions.json"
 SHUFFLE_ROWS = 256
+HEARTBEAT_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,8 @@ class LoopConfig:
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """settings: spec (dict of ModelSpec), loop (dict of LoopConfig), seed, init_weights, steps_per_epoch."""
+    """settings: spec (dict of ModelSpec), loop (dict of LoopConfig), seed, steps_per_epoch, init_weights (None, or a
+    reference to a checkpoint's bytes), reports (the queue that says in which step of an epoch the training is)."""
     loop, seed = LoopConfig(**settings["loop"]), settings["seed"]
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
@@ -55,7 +60,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     torch.manual_seed(seed)
     model = EngagementModel(ModelSpec(**settings["spec"]))
     if settings["init_weights"] is not None:
-        load_pretrained(model.network, Path(settings["init_weights"]))
+        load_pretrained(model.network, io.BytesIO(ray.get(settings["init_weights"])), "--init-weights")
     module = ray.train.torch.prepare_model(model)
     optimizer = torch.optim.AdamW(module.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
     steps = loop.epochs * settings["steps_per_epoch"]
@@ -66,7 +71,9 @@ def train_loop(settings: dict[str, Any]) -> None:
     per_worker = max(1, loop.batch_size // context.get_world_size())
     for epoch in range(len(history), loop.epochs):
         random = np.random.default_rng([seed, epoch, context.get_world_rank()])
-        loss = _train_epoch(module, device, optimizer, schedule, epoch, seed, per_worker, loop, random)
+        torch.manual_seed(random.integers(2**62))  # as in a run that was never cut off, and other noise in each worker
+        heartbeat = Heartbeat(settings["reports"], settings["steps_per_epoch"])
+        loss = _train_epoch(module, device, optimizer, schedule, epoch, seed, per_worker, loop, random, heartbeat)
         if epoch == loop.epochs - 1:
             _recalibrate(model, device, seed, per_worker, loop, random)
         metrics: dict[str, Any] = {
@@ -87,6 +94,20 @@ def train_loop(settings: dict[str, Any]) -> None:
             Path(folder, HISTORY_FILE).write_text(json.dumps(history))
             Path(folder, PREDICTIONS_FILE).write_text(json.dumps(predictions))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+class Heartbeat:
+    """Tells the driver now and then that an epoch is under way; epochs may take hours."""
+
+    def __init__(self, reports: Queue, steps: int):
+        self.reports, self.steps = reports, steps
+        self.step, self.told = 0, time.monotonic()
+
+    def beat(self) -> None:
+        self.step += 1
+        if time.monotonic() - self.told >= HEARTBEAT_S and ray.train.get_context().get_world_rank() == 0:
+            self.told = time.monotonic()
+            self.reports.put({"step": self.step, "steps": self.steps})
 
 
 def _restore(model: EngagementModel, optimizer: torch.optim.Optimizer, schedule: Any) -> list[dict[str, Any]]:
@@ -114,6 +135,7 @@ def _train_epoch(
     batch_size: int,
     loop: LoopConfig,
     random: np.random.Generator,
+    heartbeat: Heartbeat,
 ) -> float:
     """One pass over this worker's share; returns the mean Huber loss over its batches."""
     module.train()
@@ -135,6 +157,7 @@ def _train_epoch(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+        heartbeat.beat()
     return float(np.mean(losses)) if losses else float("nan")
 
 

@@ -191,19 +191,20 @@ def load_checkpoint(file: Path | bytes) -> EngagementModel:
     return model
 
 
-def load_pretrained(network: ResNet3d18, path: Path) -> None:
+def load_pretrained(network: ResNet3d18, file: Path | BinaryIO, name: str | None = None) -> None:
     """Start ``network`` from a checkpoint with torchvision's ``r3d_18`` keys, such as Kinetics-400's.
 
-    The head (``fc.*``) is left as it is. Raises Refused naming missing, unknown and misfitting keys.
+    The head (``fc.*``) is left as it is. Raises Refused naming the file and missing, unknown and misfitting keys.
     """
-    content = _read_tensors(path, str(path))
+    name = name or str(file)
+    content = _read_tensors(file, name)
     state = content.get("state_dict", content.get("model", content))
     if not isinstance(state, dict):
-        raise Refused(f"{path} holds no weights by name; expected torchvision's r3d_18 state_dict")
+        raise Refused(f"{name} holds no weights by name; expected torchvision's r3d_18 state_dict")
     state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
     state = {k: v for k, v in state.items() if not k.startswith("fc.")}
     head = {k: v for k, v in network.state_dict().items() if k.startswith("fc.")}
-    _load_fitting(network, state | head, str(path))
+    _load_fitting(network, state | head, name)
 
 
 def _read_tensors(file: Path | BinaryIO, name: str) -> dict[str, Any]:

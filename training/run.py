@@ -1,10 +1,10 @@
 """One training job from a videos table to a fitted model: decode once, train on Ray Train, judge, keep."""
 
+import concurrent.futures
 import dataclasses
 import json
 import logging
 import math
-import queue
 import shutil
 import tempfile
 import threading
@@ -131,13 +131,14 @@ def fit(
     spec: ModelSpec,
     loop: LoopConfig,
     seed: int,
-    init_weights: str | None,
+    init_weights: bytes | None,
     scaling: ray.train.ScalingConfig,
     storage_uri: str,
     name: str,
-    on_epoch: Callable[[dict[str, float]], None],
+    on_report: Callable[[dict[str, float]], None],
 ) -> Fitted:
-    """Train on the clips that are not held out and judge on those that are.
+    """Train on the clips that are not held out and judge on those that are. ``on_report`` is given every epoch's
+    metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
 
     A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch.
     Raises Refused where too few videos decoded.
@@ -149,20 +150,22 @@ def fit(
             f"only {training.num_rows} videos to train on and {held_out.num_rows} to judge by could be decoded "
             f"({len(undecodable)} failed, such as {next(iter(undecodable.items()), 'none')})"
         )
+    # the loop shuffles within a window; here once all, because ids often follow time
+    training = training.take(np.random.default_rng(seed).permutation(training.num_rows))
     labels = training["label"].to_numpy()
     spec = dataclasses.replace(spec, target_mean=float(labels.mean()), target_std=float(labels.std()) or 1.0)
     workers = scaling.num_workers or 1
     assert isinstance(workers, int)
     per_worker = max(1, loop.batch_size // workers)
-    metrics = ray.util.queue.Queue(actor_options={"num_cpus": 0})
-    listener = _Listener(metrics, on_epoch)
+    reports = ray.util.queue.Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={
             "spec": dataclasses.asdict(spec),
             "loop": dataclasses.asdict(loop),
             "seed": seed,
-            "init_weights": init_weights,
+            "init_weights": None if init_weights is None else ray.put(init_weights),
+            "reports": reports,
             "steps_per_epoch": math.ceil(math.ceil(training.num_rows / workers) / per_worker),
         },
         scaling_config=scaling,
@@ -176,11 +179,10 @@ def fit(
             storage_path=storage_uri,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=2),
-            callbacks=[Reports(metrics)],
+            callbacks=[Reports(reports)],
         ),
     )
-    with listener:
-        result = trainer.fit()
+    result = _run(trainer, reports, on_report)
     assert result.checkpoint is not None
     folder = Path(tempfile.mkdtemp(prefix="pe-model-"))
     with result.checkpoint.as_directory() as kept:
@@ -200,9 +202,10 @@ def fit(
 
 def forget(storage_uri: str, name: str) -> None:
     """Remove a finished run's checkpoints: the model is in the registry, and the next run begins afresh."""
-    fs, path = storage.filesystem_of(f"{storage_uri.rstrip('/')}/{name}")
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    for uri in (f"{storage_uri}/{name}", f"{storage_uri}/{name}.json"):
+        fs, path = storage.filesystem_of(uri)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
 
 
 def _standardised(clips: pa.Table, spec: ModelSpec) -> list[pa.Table]:
@@ -211,29 +214,24 @@ def _standardised(clips: pa.Table, spec: ModelSpec) -> list[pa.Table]:
     return [table.slice(i, 16) for i in range(0, table.num_rows, 16)]
 
 
-class _Listener:
-    """A thread of the driver that hands the epochs' metrics on as they come."""
+def _run(
+    trainer: TorchTrainer, reports: ray.util.queue.Queue, on_report: Callable[[dict[str, Any]], None]
+) -> ray.train.Result:
+    """Run the trainer in a thread of its own, and hand its reports on as they come; in the main thread Ray Train
+    would take Ctrl-C for itself and end the process with another exit code."""
+    outcome: concurrent.futures.Future[ray.train.Result] = concurrent.futures.Future()
 
-    def __init__(self, metrics: ray.util.queue.Queue, on_epoch: Callable[[dict[str, float]], None]):
-        self.metrics, self.on_epoch = metrics, on_epoch
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._listen, daemon=True)
+    def train() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
 
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join(timeout=30)
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                epoch = self.metrics.get(block=True, timeout=1.0)
-            except (queue.Empty, ray.util.queue.Empty):
-                if self.stop.is_set():
-                    return
-                continue
-            except ray.exceptions.RayError:
-                return
-            self.on_epoch(epoch)
+    threading.Thread(target=train, daemon=True).start()
+    while True:
+        finished = outcome.done()  # before the last look, so that no report is missed
+        try:
+            on_report(reports.get(block=not finished, timeout=1.0))
+        except ray.util.queue.Empty:
+            if finished:
+                return outcome.result()

@@ -81,9 +81,10 @@ def _held_out(groups: list[str], split: SplitConfig, videos_uri: str) -> list[bo
     counts = collections.Counter(groups)
     chosen: set[str] = set()
     taken = 0
-    for i in order[:-1]:
-        if taken >= wanted:
-            break
-        chosen.add(names[i])
-        taken += counts[names[i]]
+    for name in (names[i] for i in order):
+        if taken + counts[name] <= wanted:
+            chosen.add(name)
+            taken += counts[name]
+    if not chosen:  # every creator has more videos than are wanted
+        chosen.add(min(names, key=lambda name: counts[name]))
     return [group in chosen for group in groups]

@@ -90,6 +90,7 @@ def report_page(
         n_failed=statuses[Status.FAILED],
         failures=failures,
         n_with_pe=len(with_pe),
+        n_located=scores.num_rows - scores["e_on_product"].null_count,
         ends=ends,
         distributions=distributions,
         scatter=scatter,

@@ -1,6 +1,7 @@
 """Where product and wheels are at a given frame of a script: the choreography, without pixels."""
 
 import numpy as np
+from scipy.optimize import brentq
 
 from catalog.world.config import WorldConfig
 from catalog.world.patterns import COVERAGE, Wheel
@@ -28,6 +29,17 @@ def quad_area(quad: np.ndarray) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
+def radius_within(sides: np.ndarray, area: float) -> float:
+    """Radius of a disc in the middle of a rectangle of these sides that covers `area` of it."""
+    x = np.linspace(0, sides.min() / 2, 65)
+
+    def excess(radius: float) -> float:
+        height = np.minimum(np.sqrt(np.maximum(radius**2 - x**2, 0)), sides.max() / 2)
+        return 4 * float(np.trapezoid(height, x)) - area
+
+    return float(brentq(excess, 0, np.hypot(*sides), xtol=0.1)) if area < 0.98 * sides.prod() else float(sides.max())
+
+
 class Choreography:
     """Positions in px at any frame of one video."""
 
@@ -35,6 +47,7 @@ class Choreography:
         self.script, self.aspect, self.config = script, aspect, config
         place = script.placement
         self.size_px = float(np.sqrt(place.share * config.width * config.height))
+        self.product_px = self.size_px * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)])
         still = tilted_corners(aspect, place.roll, place.yaw, place.pitch) * self.size_px
         self.reach_px = np.abs(still).max(0) + 4
 
@@ -69,13 +82,14 @@ class Choreography:
             return []
         config, seconds = self.config, frame / self.config.fps
         pulse = 1 + 0.07 * np.sin(2 * np.pi * (0.7 * seconds + pattern.phase))
-        area = pattern.share_when_on / COVERAGE * config.width * config.height / np.pi
-        riding, free = np.sqrt(area * np.array([pattern.on_product, 1 - pattern.on_product])) * pulse
+        area = pattern.share_when_on / COVERAGE * config.width * config.height
+        riding = pulse * radius_within(self.product_px, area * pattern.on_product)
+        free = pulse * np.sqrt(area * (1 - pattern.on_product) / np.pi)
         wheels = []
         if riding >= SMALLEST_WHEEL_PX:
-            shift = 0.18 * self.size_px * toward
-            x, y = self.product_centre(frame) + np.array([0.4 * shift * pattern.side, shift])
-            wheels.append(Wheel(float(x), float(y), float(riding)))
+            room = np.clip(0.45 * self.product_px - riding, 0, 0.18 * self.size_px)
+            x, y = self.product_centre(frame) + room * (0.4 * pattern.side, toward)
+            wheels.append(Wheel(float(x), float(y), float(riding), on_product=True))
         if free >= SMALLEST_WHEEL_PX:
             x, y = self.free_centre(pattern, float(free), seconds)
             wheels.append(Wheel(x, y, float(free)))

@@ -1,5 +1,6 @@
 """make_world: videos, products, sales and the truth about them, written to one folder."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,8 +17,6 @@ from catalog.world.masks import write_masks
 from catalog.world.render import VideoTruth, make_video, video_name
 from catalog.world.script import draw_script
 from catalog.world.tables import write_products, write_sales, write_truth, write_videos
-
-FORMAT_VERSION = 1
 
 
 def make_world(
@@ -45,12 +44,15 @@ def make_world(
     if videos < 1:
         raise Refused(f"a world of {videos} videos cannot be made; ask for 1 or more")
     paths = WorldPaths(Path(folder))
-    settings = {"format": FORMAT_VERSION, "videos": videos, "seed": seed, "sales_effect": sales_effect}
+    settings = {"made_by": code_digest(), "videos": videos, "seed": seed, "sales_effect": sales_effect}
     manifest = json.dumps({**settings, "config": asdict(config)}, indent=2)
     if paths.manifest.exists():
         if paths.manifest.read_text() == manifest:
             return paths
-        raise Refused(f"{paths.folder} holds another made-up world; remove it or choose another folder")
+        raise Refused(
+            f"{paths.folder} holds another made-up world, or one that another version of this code made; "
+            "remove it or choose another folder"
+        )
     (paths.folder / "videos").mkdir(parents=True, exist_ok=True)
     truths: list[VideoTruth] = []
     for truth in make_videos(paths.folder, seed, videos, config, workers or len(os.sched_getaffinity(0))):
@@ -66,6 +68,12 @@ def make_world(
     write_truth(paths, truths, lifts)
     paths.manifest.write_text(manifest)
     return paths
+
+
+def code_digest() -> str:
+    """Of this package's source: a world made by other code is another world."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def make_videos(folder: Path, seed: int, videos: int, config: WorldConfig, workers: int) -> Iterator[VideoTruth]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from catalog.world.config import WorldConfig
-from catalog.world.script import AMOUNT_MAX, AMOUNT_MIN, AMOUNT_NONE, Stream, VideoScript, stream
+from catalog.world.script import AMOUNT_NONE, AMOUNT_RANGE, Stream, VideoScript, stream
 
-SIGNAL_MEAN = (1 - AMOUNT_NONE) * (AMOUNT_MIN + AMOUNT_MAX) / 2
-SIGNAL_SD = (AMOUNT_MAX - AMOUNT_MIN) / np.sqrt(12)
+SIGNAL_MEAN = (1 - AMOUNT_NONE) * sum(AMOUNT_RANGE) / 2
+SIGNAL_SD = (AMOUNT_RANGE[1] - AMOUNT_RANGE[0]) / np.sqrt(12)
 LOG_FOLLOWERS_MEAN, LOG_FOLLOWERS_SD = 10.0, 1.1
 
 

@@ -40,6 +40,8 @@ class Wheel:
     x: float
     y: float
     radius: float
+    on_product: bool = False
+    """It rides on the product and shows nowhere else while the product is there."""
 
 
 class PatternPainter:
@@ -56,11 +58,12 @@ class PatternPainter:
         self.phase, self.turns_per_s = pattern.phase, 0.5 + 0.5 * strength
 
     def paint(
-        self, frame: np.ndarray, wheel: Wheel, seconds: float, print_: np.ndarray, mask: np.ndarray | None
+        self, frame: np.ndarray, wheel: Wheel, seconds: float, product: np.ndarray | None, mask: np.ndarray | None
     ) -> None:
         """Blend the wheel into `frame` (H, W, 3 uint8); set `mask` (H, W bool) where it shows.
 
-        It is clearer over `print_` (H, W bool), so that the product stays readable under it.
+        `product` is the packaging's outline (H, W bool), None while it is absent: the wheel is clearer over it, so
+        that the print stays readable.
         """
         side = max(4, round(2 * wheel.radius))
         left, top = round(wheel.x - side / 2), round(wheel.y - side / 2)
@@ -74,9 +77,12 @@ class PatternPainter:
             part
         ]
         alpha = cv2.resize(self.ink[step], (side, side), interpolation=cv2.INTER_LINEAR)[part]
-        region = frame[y0:y1, x0:x1]
-        opacity = np.where(print_[y0:y1, x0:x1], OPACITY_OVER_PRODUCT * self.opacity, self.opacity)
-        blend(region, ink, alpha * opacity.astype(np.float32))
+        region, opacity = frame[y0:y1, x0:x1], np.float32(self.opacity)
+        if product is not None:
+            over = product[y0:y1, x0:x1]
+            alpha = alpha * over if wheel.on_product else alpha
+            opacity = np.where(over, OPACITY_OVER_PRODUCT * opacity, opacity)
+        blend(region, ink, alpha * opacity)
         if mask is not None:
             mask[y0:y1, x0:x1] |= alpha > 0.5
 

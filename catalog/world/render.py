@@ -84,10 +84,9 @@ class Renderer:
         presenter.draw(frame, seconds, (quad[3] + 0.1 * (quad[1] - quad[3])) if shown else None)
         sampled = index in self.samples
         product = np.zeros(frame.shape[:2], bool)
-        covered = 0.0
+        outline, covered = None, 0.0
         if shown:
-            outline = self.paste_product(frame, quad, index)
-            product = outline
+            product = outline = self.paste_product(frame, quad, index)
             if self.stage.occluded_on(index):
                 hidden = draw_occluder(
                     frame, quad, index / script.frames, presenter.skin, arm=script.placement.occluder_is_arm
@@ -99,7 +98,7 @@ class Renderer:
             masks[kind] = np.zeros(frame.shape[:2], bool) if sampled else None
             pattern, toward = (script.element, -1) if kind == "element" else (script.distractor, 1)
             for wheel in self.stage.wheels(pattern, index, toward=toward):
-                painter.paint(frame, wheel, seconds, product, masks[kind])
+                painter.paint(frame, wheel, seconds, outline, masks[kind])
         if sampled:
             fractions = (quad / (config.width, config.height)).ravel().tolist() if product.any() else None
             weight = script.element.weights[script.shot_of(index)]

@@ -8,9 +8,10 @@ import numpy as np
 from catalog.world.config import WorldConfig
 
 WEIGHT_RANGE = (0.7, 1.3)
-SHARE_WHEN_ON_MAX = 0.19
-AMOUNT_MIN = 0.02
-AMOUNT_MAX = 0.135
+PRODUCT_SHARES = (0.14, 0.26)
+SHARE_WHEN_ON_MAX = 0.10
+"""less than the smallest product's share: a whole pattern has room on it and leaves some print to be read"""
+AMOUNT_RANGE = (0.015, 0.08)
 AMOUNT_NONE = 0.02
 
 
@@ -125,7 +126,7 @@ def draw_pattern(rng: np.random.Generator, shots: int) -> Pattern:
     low, high = WEIGHT_RANGE
     strength = rng.uniform(low, high)
     weights = tuple(float(w) for w in np.clip(strength + rng.normal(0, 0.12, shots), low, high))
-    amount = 0.0 if rng.random() < AMOUNT_NONE else rng.uniform(AMOUNT_MIN, AMOUNT_MAX)
+    amount = 0.0 if rng.random() < AMOUNT_NONE else rng.uniform(*AMOUNT_RANGE)
     shortest = amount / (SHARE_WHEN_ON_MAX * float(np.mean(weights)))
     fraction = rng.uniform(min(max(0.5, shortest), 1.0), 1.0)
     overlap = float(rng.choice([0.0, 1.0, rng.random()], p=[0.06, 0.30, 0.64]))
@@ -152,7 +153,7 @@ def draw_placement(rng: np.random.Generator, shots: int) -> Placement:
         if carried_on[shot]:
             bases[shot] = bases[shot - 1]
     return Placement(
-        share=float(np.exp(rng.uniform(np.log(0.065), np.log(0.15)))),
+        share=float(np.exp(rng.uniform(*np.log(PRODUCT_SHARES)))),
         window=Window(float(rng.random()), float(visible)),
         low=low,
         bases=tuple(bases),

@@ -1,0 +1,59 @@
+"""One video prepared: which faults of its product's images it survives."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mixed_catalogue import write_clip, write_strange_card
+
+from catalog import storage
+from catalog.errors import ErrorCode, VideoError
+from catalog.sampling import SamplingConfig
+from scoring.prepare import Prepared, Request, make_prepare
+from scoring.product import ProductConfig
+
+
+def prepared(folder: Path, *images: str) -> Prepared:
+    write_clip(folder / "clip.mp4", 2)
+    write_strange_card(folder / "card.png")
+    cv2.imwrite(str(folder / "blank.png"), np.full((200, 200, 3), 255, np.uint8))
+    prepare = make_prepare(SamplingConfig(), ProductConfig(), 64)
+    return prepare(Request(f"{folder}/clip.mp4", "p1", tuple(f"{folder}/{image}" for image in images)))
+
+
+def test_one_good_image_is_enough_whether_the_others_are_absent_or_blank(tmp_path: Path) -> None:
+    result = prepared(tmp_path, "nowhere.png", "card.png", "blank.png")
+    assert result.clip.shape == (2, 64, 64, 3)
+    assert result.detections == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("images", "code", "words"),
+    [
+        (("nowhere.png",), ErrorCode.NO_PRODUCT_IMAGE, "nowhere.png cannot be read: no such file"),
+        (("nowhere.png", "blank.png"), ErrorCode.BAD_PRODUCT_IMAGE, "image 1: is not an image.*image 2: has only 0"),
+    ],
+)
+def test_without_any_good_image_the_reason_is_given(
+    tmp_path: Path, images: tuple[str, ...], code: ErrorCode, words: str
+) -> None:
+    with pytest.raises(VideoError, match=words) as failure:
+        prepared(tmp_path, *images)
+    assert failure.value.code == code
+
+
+def test_an_image_that_may_come_the_next_time_is_not_gone_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes = storage.read_bytes
+
+    def slow(uri: str, *limits: float) -> bytes:
+        if "nowhere" in uri:
+            raise TimeoutError("did not arrive within 120 s")
+        return read_bytes(uri, *limits)  # pyright: ignore
+
+    monkeypatch.setattr(storage, "read_bytes", slow)
+    with pytest.raises(VideoError, match="did not arrive") as failure:
+        prepared(tmp_path, "card.png", "nowhere.png")
+    assert failure.value.code == ErrorCode.NO_PRODUCT_IMAGE
