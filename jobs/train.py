@@ -144,7 +144,7 @@ def _train(
             nonlocal done, figures
             watch.alive()
             if "epoch" not in report:
-                progress.update(done, f"step {report['step']} of {report['steps']} {figures}")
+                progress.update(done, ", ".join(filter(None, (f"step {report['step']} of {report['steps']}", figures))))
                 return
             log_epoch(report)
             done = report["epoch"] + 1
