@@ -15,7 +15,10 @@ from catalog.world import GRID, WorldConfig, WorldPaths, make_world, read_masks
 from catalog.world.geometry import Choreography
 from catalog.world.packaging import draw_packaging, photograph
 from catalog.world.panel import draw_counts, draw_sales, followers_of, true_lifts
-from catalog.world.script import VideoScript, draw_script
+from catalog.world.patterns import PatternPainter
+from catalog.world.render import Renderer
+from catalog.world.scene import Presenter, draw_background
+from catalog.world.script import Stream, VideoScript, draw_script, stream
 
 SMALL = WorldConfig(seconds=(3.0, 4.5))
 VIDEOS = 6
@@ -253,6 +256,34 @@ def test_overlap_and_presence_are_independent_of_how_engaging_the_video_is(
     overlap = np.array([script.element.on_product for script in scripts])
     assert 0.04 < np.mean(overlap == 0) < 0.09
     assert 0.26 < np.mean(overlap == 1) < 0.34
+
+
+def test_full_overlap_is_full_in_the_pixels_however_engaging_the_video_is(scripts: list[VideoScript]) -> None:
+    """One frame each of videos whose element is planted wholly on the product: all of it is there, and as large."""
+    config, seen = WorldConfig(), []
+    for script in [s for s in scripts if s.element.on_product == 1 and s.element.amount > 0][:30]:
+        renderer = Renderer(script, 0, config)
+        stage, element = renderer.stage, script.element
+        shown = [
+            frame
+            for frame in script.samples(config.fps)
+            if stage.product_on(frame) and not stage.occluded_on(frame) and stage.wheels(element, frame, toward=-1)
+        ]
+        if not shown:
+            continue
+        look = stream(0, Stream.LOOK, script.index)
+        painters = {
+            "element": PatternPainter("element", element, element.weights[0]),
+            "distractor": PatternPainter("distractor", script.distractor, script.distractor.weights[0]),
+        }
+        renderer.draw(shown[0], draw_background(config, look), Presenter(config, look), painters)
+        truth = renderer.truth[0]
+        assert not (truth.element & ~truth.product).any()
+        seen.append((element.share_when_on, truth.element.mean()))
+    planted, drawn = np.array(seen).T
+    assert len(seen) >= 15
+    assert np.corrcoef(planted, drawn)[0, 1] > 0.95
+    assert np.mean(drawn / planted) == pytest.approx(1, abs=0.1)
 
 
 def test_element_without_overlap_stays_off_the_product(scripts: list[VideoScript]) -> None:
