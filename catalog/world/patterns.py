@@ -11,7 +11,6 @@ from catalog.world.script import WEIGHT_RANGE, Pattern
 
 SIDE_PX = 160
 PHASES = 12
-OPACITY_OVER_PRODUCT = 0.66
 COVERAGE = 0.62
 """Share of a wheel's disc that its blades (or rings) cover; the rest is clear."""
 
@@ -62,8 +61,7 @@ class PatternPainter:
     ) -> None:
         """Blend the wheel into `frame` (H, W, 3 uint8); set `mask` (H, W bool) where it shows.
 
-        `product` is the packaging's outline (H, W bool), None while it is absent: the wheel is clearer over it, so
-        that the print stays readable.
+        `product` is the packaging's outline (H, W bool), None while it is absent.
         """
         side = max(4, round(2 * wheel.radius))
         left, top = round(wheel.x - side / 2), round(wheel.y - side / 2)
@@ -77,12 +75,9 @@ class PatternPainter:
             part
         ]
         alpha = cv2.resize(self.ink[step], (side, side), interpolation=cv2.INTER_LINEAR)[part]
-        region, opacity = frame[y0:y1, x0:x1], np.float32(self.opacity)
-        if product is not None:
-            over = product[y0:y1, x0:x1]
-            alpha = alpha * over if wheel.on_product else alpha
-            opacity = np.where(over, OPACITY_OVER_PRODUCT * opacity, opacity)
-        blend(region, ink, alpha * opacity)
+        if product is not None and wheel.on_product:
+            alpha = alpha * product[y0:y1, x0:x1]
+        blend(frame[y0:y1, x0:x1], ink, alpha * np.float32(self.opacity))
         if mask is not None:
             mask[y0:y1, x0:x1] |= alpha > 0.5
 

@@ -8,10 +8,10 @@ import numpy as np
 from catalog.world.config import WorldConfig
 
 WEIGHT_RANGE = (0.7, 1.3)
-PRODUCT_SHARES = (0.14, 0.26)
-SHARE_WHEN_ON_MAX = 0.10
+PRODUCT_SHARES = (0.17, 0.28)
+SHARE_WHEN_ON_MAX = 0.13
 """less than the smallest product's share: a whole pattern has room on it and leaves some print to be read"""
-AMOUNT_RANGE = (0.015, 0.08)
+AMOUNT_RANGE = (0.02, 0.105)
 AMOUNT_NONE = 0.02
 
 
@@ -146,7 +146,7 @@ def draw_placement(rng: np.random.Generator, shots: int) -> Placement:
     kind = rng.choice(["always", "sometimes", "never"], p=[0.27, 0.70, 0.03])
     visible = {"always": 1.0, "sometimes": rng.uniform(0.5, 0.95), "never": 0.0}[str(kind)]
     low = bool(rng.random() < 0.7)
-    heights = (0.62, 0.70) if low else (0.30, 0.38)
+    heights = (0.70, 0.76) if low else (0.24, 0.30)
     bases = [(float(rng.uniform(0.38, 0.62)), float(rng.uniform(*heights))) for _ in range(shots)]
     carried_on = rng.random(shots) < 0.5
     for shot in range(1, shots):
