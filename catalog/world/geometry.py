@@ -1,7 +1,7 @@
 """Where product and wheels are at a given frame of a script: the choreography, without pixels."""
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from catalog.world.config import WorldConfig
 from catalog.world.patterns import COVERAGE, Wheel
@@ -37,7 +37,9 @@ def radius_within(sides: np.ndarray, area: float) -> float:
         height = np.minimum(np.sqrt(np.maximum(radius**2 - x**2, 0)), sides.max() / 2)
         return 4 * float(np.trapezoid(height, x)) - area
 
-    return float(brentq(excess, 0, np.hypot(*sides), xtol=0.1)) if area < 0.98 * sides.prod() else float(sides.max())
+    if area >= 0.98 * sides.prod():
+        return float(sides.max())
+    return float(root_scalar(excess, bracket=(0, float(np.hypot(*sides))), xtol=0.1).root)
 
 
 class Choreography:
