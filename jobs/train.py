@@ -138,18 +138,18 @@ def _train(
                 run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
                 logged.add(epoch["epoch"])
 
-        done, figures = 0, ""
+        done, latest = 0, ""
 
         def on_report(report: dict) -> None:
-            nonlocal done, figures
+            nonlocal done, latest
             watch.alive()
             if "epoch" not in report:
-                progress.update(done, ", ".join(filter(None, (f"step {report['step']} of {report['steps']}", figures))))
+                progress.update(done, f"step {report['step']} of {report['steps']}{', ' if latest else ''}{latest}")
                 return
             log_epoch(report)
             done = report["epoch"] + 1
-            figures = ", ".join(f"{k} {report[k]:.3f}" for k in ("train/loss", "val/loss", "val/srcc"))
-            progress.update(done, figures)
+            latest = ", ".join(f"{k} {report[k]:.3f}" for k in ("train/loss", "val/loss", "val/srcc"))
+            progress.update(done, latest)
 
         creators = dict(zip(chosen.table["video_id"].to_pylist(), chosen.table["creator_id"].to_pylist(), strict=True))
         fitted = fit(
