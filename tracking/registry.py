@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import re
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, tags: dict[str, st
             Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, *example.shape[2:]), "clips")]),
             Schema([TensorSpec(np.dtype(np.float32), (-1,), "log1p_engagement")]),
         )
-        with mlflow.start_run(run_id=run.run_id, log_system_metrics=False):
+        with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # hints to the model's author
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(PROJECT / "training" / "pyfunc.py"),
