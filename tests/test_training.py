@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from catalog.errors import Refused
@@ -22,7 +24,7 @@ from jobs.train import TrainConfig, main
 from tracking import registry
 from training.evaluation import evaluate, within_creator_srcc
 from training.loop import LoopConfig, _augmented, _training_batches
-from training.models import ModelSpec
+from training.models import EngagementModel, ModelSpec, load_checkpoint, to_input
 from training.targets import SplitConfig, examples
 
 ROOT = Path(__file__).parents[1]
@@ -198,10 +200,8 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
 @pytest.mark.timeout(300)
 def test_the_registered_model_loads_as_a_pyfunc_and_for_scoring(client: MlflowClient) -> None:
     stored = registry.load("models:/pe-engagement@challenger")
-    from training.models import load_checkpoint, to_input
 
     model = load_checkpoint(stored.checkpoint).eval()
-    import torch
 
     clips = np.random.default_rng(0).integers(0, 256, (2, 3, 112, 112, 3), dtype=np.uint8)
     with torch.inference_mode():
@@ -220,6 +220,30 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
         registry.promote("99")
     with pytest.raises(Refused, match="no-such-alias"):
         registry.load("models:/pe-engagement@no-such-alias")
+
+
+@pytest.mark.timeout(400)
+def test_two_workers_train_together_from_given_weights(
+    small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    given = EngagementModel(ModelSpec(architecture="r3d_18_w16")).network.state_dict()
+    torch.save(given, tmp_path / "kinetics.pt")
+    done = subprocess.run(
+        train(
+            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--epochs", "1",
+            "--workers", "2", "--init-weights", str(tmp_path / "kinetics.pt"), "--learning-rate", "1e-9",
+        ),
+        cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 workers, {'CPU': 1} each" in done.stdout
+    held_out = int(re.findall(r"(\d+) held out", done.stdout)[0])
+    assert f", {held_out} videos" in done.stdout  # judged on all, each worker's share gathered
+    version = client.get_model_version_by_alias("pe-engagement", "challenger").version
+    stored = load_checkpoint(registry.load(f"models:/pe-engagement/{version}").checkpoint)
+    trained = stored.network.state_dict()["layer3.0.conv1.0.weight"]
+    torch.testing.assert_close(trained, given["layer3.0.conv1.0.weight"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.timeout(300)
