@@ -222,6 +222,7 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
         registry.load("models:/pe-engagement@no-such-alias")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_workers_train_together_from_given_weights(
     small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
