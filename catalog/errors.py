@@ -1,5 +1,7 @@
 """The two ways in which input can be bad: refused at the door, or an error row inside a run."""
 
+import math
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -47,3 +49,10 @@ class VideoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code} in {self.stage}: {self.message}"
+
+
+def check_positive(values: Mapping[str, float]) -> None:
+    """Refused where a flag's value (flag -> value) is not a finite number above 0."""
+    for flag, value in values.items():
+        if not 0 < value < math.inf:
+            raise Refused(f"{flag} is {value:g}, expected a number above 0")

@@ -1,9 +1,8 @@
 """Which frames of a video are looked at: the settings that training and scoring share."""
 
 import dataclasses
-import math
 
-from catalog.errors import Refused
+from catalog.errors import Refused, check_positive
 from catalog.video import Backend
 
 MAX_SAMPLES = 100_000
@@ -27,15 +26,14 @@ class SamplingConfig:
 
 def check_sampling(sampling: SamplingConfig) -> None:
     """Refused where the settings cannot be meant: nothing to look at, or more than memory holds."""
-    values = {
-        "--sample-fps": sampling.sample_fps,
-        "--max-seconds": sampling.max_seconds,
-        "--max-duration": sampling.max_duration,
-        "--max-megabytes": sampling.max_megabytes,
-    }
-    for flag, value in values.items():
-        if not 0 < value < math.inf:
-            raise Refused(f"{flag} is {value:g}, expected a number above 0")
+    check_positive(
+        {
+            "--sample-fps": sampling.sample_fps,
+            "--max-seconds": sampling.max_seconds,
+            "--max-duration": sampling.max_duration,
+            "--max-megabytes": sampling.max_megabytes,
+        }
+    )
     samples = sampling.sample_fps * sampling.max_seconds
     if not 1 <= samples <= MAX_SAMPLES:
         raise Refused(

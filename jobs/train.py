@@ -15,7 +15,7 @@ import pandas as pd
 import ray.train
 
 from catalog import storage
-from catalog.errors import Refused
+from catalog.errors import Refused, check_positive
 from catalog.sampling import SamplingConfig, check_sampling
 from catalog.tables import check_references, read_products, read_videos
 from jobs.command import (
@@ -219,8 +219,7 @@ def _check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
         least = smallest.get(flag, 1)
         if value is not None and not least <= value < math.inf:
             raise Refused(f"{flag} is {value}, expected at least {least:g}")
-    if not 0 < loop.learning_rate < math.inf:
-        raise Refused(f"--learning-rate is {loop.learning_rate}, expected a number above 0")
+    check_positive({"--learning-rate": loop.learning_rate})
     if loop.batch_size % config.workers:
         raise Refused(
             f"--batch-size {loop.batch_size} cannot be shared evenly by {config.workers} workers; give a multiple of it"

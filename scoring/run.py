@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from catalog import storage
-from catalog.errors import Refused
+from catalog.errors import Refused, check_positive
 from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
@@ -262,14 +261,13 @@ def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
 
 
 def _check_settings(sampling: SamplingConfig, product: ProductConfig, limits: VideoLimits, limit: int | None) -> None:
-    positive = {
-        "--working-short-side": product.working_short_side,
-        "--video-timeout": limits.video_timeout,
-        "--video-memory-mb": limits.video_memory_mb,
-    }
-    for flag, value in positive.items():
-        if not 0 < value < math.inf:
-            raise Refused(f"{flag} is {value}, expected a number above 0")
+    check_positive(
+        {
+            "--working-short-side": product.working_short_side,
+            "--video-timeout": limits.video_timeout,
+            "--video-memory-mb": limits.video_memory_mb,
+        }
+    )
     check_sampling(sampling)
     if not 0 < product.match_ratio <= 1:
         raise Refused(f"--match-ratio is {product.match_ratio}, expected a number above 0 and at most 1")
