@@ -24,7 +24,7 @@ from scoring.prepare import Prepared, Request
 from scoring.product import ProductConfig
 from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
 
-MAX_FRAMES_A_BATCH = {"cpu": 64, "cuda": 1024}
+MAX_FRAMES_A_BATCH = {"cpu": 32, "cuda": 1024}
 RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
 """An actor may die with its node any number of times; a block that kills its actor is given up after two more
 tries. Bounding the restarts too would let a pool of one wait for ever."""

@@ -67,7 +67,7 @@ class BasicBlock3d(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = _masked(self.conv1(x), mask)
-        return _masked(torch.relu(self.conv2(x) + shortcut), mask)
+        return _masked((self.conv2(x) + shortcut).relu_(), mask)
 
 
 class ResNet3d18(nn.Module):
