@@ -31,8 +31,10 @@ from jobs.demo import DemoConfig
 from scoring.pe import pe_scores
 from scoring.saliency import EngagementMapper
 from tracking import registry
+from tracking.names import CHALLENGER, MODEL_NAME
 from training.models import for_inference, load_checkpoint
-from training.targets import SplitConfig, examples
+from training.settings import SplitConfig
+from training.targets import examples
 
 PROJECT = Path(__file__).parents[1]
 TIMEOUT_S = 3600.0
@@ -53,7 +55,7 @@ def trained(world: WorldPaths, folder: Path, seed: int, flags: list[str]) -> Eng
     done = subprocess.run([*command, *common, *flags], cwd=PROJECT, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode != 0:
         sys.exit(done.stdout + done.stderr)
-    stored = registry.load(f"models:/{registry.MODEL_NAME}@{registry.CHALLENGER}")
+    stored = registry.load(f"models:/{MODEL_NAME}@{CHALLENGER}")
     return EngagementMapper(for_inference(load_checkpoint(stored.checkpoint)))
 
 

@@ -27,7 +27,8 @@ from catalog.isolation import IsolatedWorker
 from catalog.video import iter_frames
 from catalog.world import make_world
 from scoring.prepare import keep_freed_memory
-from scoring.product import Detection, ProductConfig, View, locate, match, view_of
+from scoring.product import Detection, View, locate, match, view_of
+from scoring.settings import ProductConfig
 from scoring.sift import root_sift
 
 DATA = Path(__file__).parents[1] / "../shared/data"

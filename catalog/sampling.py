@@ -1,9 +1,11 @@
 """Which frames of a video are looked at: the settings that training and scoring share."""
 
 import dataclasses
+from typing import Literal
 
 from catalog.errors import Refused, check_positive
-from catalog.video import Backend
+
+Backend = Literal["pyav", "decord"]
 
 MAX_SAMPLES = 100_000
 

@@ -9,12 +9,13 @@ range, as FFmpeg and decord take it); HDR is not tone-mapped. Pixels are taken a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from catalog import video_pyav
 from catalog.errors import ErrorCode
+from catalog.sampling import Backend
 from catalog.video_container import (
     Limits,
     Source,
@@ -23,7 +24,6 @@ from catalog.video_container import (
     open_video,
 )
 
-Backend = Literal["pyav", "decord"]
 DEFAULTS = Limits()
 
 

@@ -1,20 +1,9 @@
 """The main job on a small made-up world with known truth: python -m jobs.demo --workdir DIR"""
 
 import dataclasses
-import shutil
-import time
 from pathlib import Path
 
-from analysis.recovery import recovery
-from catalog.tables import read_videos
-from catalog.world import WorldConfig, make_world
-from jobs import promote, report, score, train
-from jobs.command import DONE, ProgressLog, console, print_config, ray_cluster, resolved, run_job
-from scoring.output import read_scores
-from tracking import registry
-from tracking.runs import ui_command
-from training.loop import LoopConfig
-from training.targets import SplitConfig, examples
+from jobs.command import run_job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,73 +25,9 @@ class DemoConfig:
 
 
 def main(config: DemoConfig) -> int:
-    started = time.monotonic()
-    print_config(resolved(config))
-    _say("1 of 4", "making up a world: videos, products, sales, and the truth about them")
-    progress = ProgressLog("videos", config.videos)
-    world = make_world(
-        config.workdir.absolute() / "world",
-        videos=config.videos,
-        seed=config.seed,
-        progress=lambda done, _: progress.update(done),
-        config=WorldConfig(seconds=config.seconds, fps=config.fps),
-    )
-    progress.close()
-    split = SplitConfig(seed=config.seed)
-    scores, page = config.workdir / "scores", config.workdir / "report.html"
-    if (scores / "config.json").exists():
-        console.print(f"removing {scores}, an earlier demo's")
-        shutil.rmtree(scores)
-    with ray_cluster():
-        _say("2 of 4", "training the engagement model on their shares")
-        version = _trained(
-            train.TrainConfig(
-                videos=str(world.videos),
-                architecture=config.architecture,
-                loop=LoopConfig(epochs=config.epochs),
-                split=split,
-            )
-        )
-        _say("3 of 4", "scoring the whole catalogue")
-        score.main(
-            score.ScoreConfig(
-                videos=str(world.videos),
-                products=str(world.products),
-                output=str(scores),
-                model=f"models:/{registry.MODEL_NAME}/{version}",
-            )
-        )
-    _say("4 of 4", "the report, and how much of the truth was found again")
-    report.main(report.ReportConfig(scores=str(scores), output=str(page), videos=str(world.videos)))
-    videos = read_videos(str(world.videos))
-    chosen = examples(videos, str(world.videos), "shares", split)
-    held_out = set(chosen.table.filter(chosen.table["held_out"])["video_id"].to_pylist())
-    for line in recovery(world.truth, videos, read_scores(str(scores)), held_out, "shares").lines():
-        console.print(line)
-    console.print(
-        f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes\n"
-        f"report:    {page}\nscores:    {scores}/scores\nworld:     {world.folder}\nMLflow UI: {ui_command()}"
-    )
-    return DONE
+    from jobs.steps import demo
 
-
-def _trained(config: train.TrainConfig) -> str:
-    """Trains, and promotes where that takes no real model's place; returns the new version."""
-    before = registry.version_with(registry.CHALLENGER)
-    train.main(config)
-    version = registry.version_with(registry.CHALLENGER)
-    if version is None or version == before:
-        raise RuntimeError("the model could not be registered in MLflow (see above), so it cannot be scored with")
-    champion = registry.version_with(registry.CHAMPION)
-    if champion is None:
-        promote.main(promote.PromoteConfig(version))
-    else:
-        console.print(f"version {champion} stays {registry.CHAMPION}; the demo scores with its own version {version}")
-    return version
-
-
-def _say(step: str, what: str) -> None:
-    console.print(f"\n== {step}: {what}")
+    return demo.main(config)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from jobs.command import DONE, console, print_config, resolved, run_job
-from tracking import registry
+from jobs.command import run_job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,10 +12,9 @@ class PromoteConfig:
 
 
 def main(config: PromoteConfig) -> int:
-    print_config(resolved(config))
-    registry.promote(config.version)
-    console.print(f"{registry.MODEL_NAME} version {config.version} is now {registry.CHAMPION}")
-    return DONE
+    from jobs.steps import promote
+
+    return promote.main(config)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,11 @@
 """Score a catalogue: python -m jobs.score --videos V --products P --model M --output DIR"""
 
 import dataclasses
-from collections.abc import Mapping
 
 from catalog.sampling import SamplingConfig
-from catalog.schemas import Status
-from jobs.command import (
-    DONE,
-    TOO_MANY_FAILED,
-    ProgressLog,
-    StallWatch,
-    console,
-    print_config,
-    ray_cluster,
-    resolved,
-    run_job,
-)
-from scoring.graph import Resources, VideoLimits, rows_a_block
-from scoring.output import OutputFolder
-from scoring.product import ProductConfig
-from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
-from tracking import registry
-from tracking.runs import SCORING, Run, git_commit, open_run
+from jobs.command import run_job
+from scoring.settings import ProductConfig, VideoLimits
+from tracking.names import CHAMPION, MODEL_NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +16,7 @@ class ScoreConfig:
     """folder for scores/*.parquet and run.json; the same command again goes on where it ended"""
     products: str | None = None
     """table of products: product_id, image_uris; needed where videos have a product_id"""
-    model: str = f"models:/{registry.MODEL_NAME}@{registry.CHAMPION}"
+    model: str = f"models:/{MODEL_NAME}@{CHAMPION}"
     """registered model or checkpoint file"""
     method: str = "gradient"
     """how the engagement map is made"""
@@ -55,106 +38,9 @@ class ScoreConfig:
 
 
 def main(config: ScoreConfig) -> int:
-    settings = resolved(config)
-    print_config(settings)
-    model = registry.load(config.model)
-    plan = plan_scoring(
-        config.videos, config.products, config.output, model, config.sampling, config.product, config.method,
-        settings, config.limits, config.limit, config.retry_failed,
-    )  # fmt: skip
-    console.print(
-        f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
-        f"{plan.videos.num_rows} to score; output {plan.output.uri}"
-    )
-    if plan.failed:
-        console.print(f"{plan.failed} of the finished videos failed; --retry-failed tries them again")
-    summary = plan.output.summary()
-    if not plan.videos.num_rows and summary is not None and not config.dry_run:
-        console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
-        return _exit_code(config, summary)
-    with ray_cluster() as cluster:
-        resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
-        _print_resources(plan, resources, cluster)
-        if config.dry_run:
-            return DONE
-        tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
-        with open_run(SCORING, f"score {plan.videos.num_rows} videos", tags) as run:
-            return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
+    from jobs.steps import score
 
-
-def _score(
-    config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cores: float
-) -> int:
-    run.params(resolved(config) | {"config_hash": plan.config_hash})
-    provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
-    progress = ProgressLog("scoring", plan.videos.num_rows)
-    # a block is the smallest thing that can come out, so it is what must come out in time
-    limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
-    with StallWatch(limit_s) as watch:
-
-        def on_progress(tally: Tally) -> None:
-            watch.alive()
-            failed = tally.statuses[Status.FAILED]
-            progress.update(tally.done, f"{failed} failed" if failed else "")
-            run.metrics(_figures(tally.summary(cores)), step=tally.done)
-
-        try:
-            tally = run_scoring(
-                plan, model, provenance, config.sampling, config.product, config.method, config.limits,
-                config.save_maps, resources, on_progress,
-            )  # fmt: skip
-        finally:
-            progress.close()
-    summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
-    run.metrics(_figures(summary), step=tally.done)
-    run.dictionary(summary, "run.json")
-    _print_summary(plan.output, summary)
-    return _exit_code(config, summary)
-
-
-def _exit_code(config: ScoreConfig, summary: dict) -> int:
-    failed = summary["videos"][Status.FAILED] / max(summary["rows"], 1)
-    return TOO_MANY_FAILED if failed > config.max_failed_fraction else DONE
-
-
-def _figures(summary: dict) -> dict[str, float]:
-    figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
-    by_stage = summary["core_seconds_per_video_minute_by_stage"]
-    figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
-    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency")}
-    return {k: v for k, v in figures.items() if v is not None}
-
-
-def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, float]) -> None:
-    engage = "a GPU each" if resources.gpus_an_engage_actor else f"{resources.cpus_an_actor:g} CPU each"
-    console.print(
-        f"cluster: {cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs; PREPARE: "
-        f"{resources.prepare_actors} actors, {resources.cpus_an_actor:g} CPU each; ENGAGE: "
-        f"{resources.engage_actors} actors, {engage}; blocks of "
-        f"{rows_a_block(plan.videos.num_rows, resources.prepare_actors)} videos"
-    )
-
-
-def _print_summary(output: OutputFolder, summary: dict) -> None:
-    counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
-    console.print(
-        f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s, "
-        f"{summary['videos_per_hour']:,.0f} videos an hour"
-    )
-    if summary["core_seconds_per_video_minute"] is not None:
-        stages = ", ".join(
-            f"{stage} {value:.2f}" for stage, value in summary["core_seconds_per_video_minute_by_stage"].items()
-        )
-        console.print(
-            f"cost: {summary['core_seconds_per_video_minute']:.2f} core-seconds a minute of video ({stages}); "
-            f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
-        )
-    for code, n in sorted(summary["errors"].items()):
-        example = summary["error_examples"].get(code)
-        console.print(f"failed, {code}: {n}{f', such as {example}' if example else ''}")
-    console.print(f"scores: {output.uri}/scores    summary: {output.uri}/run.json")
-    if summary["errors"]:
-        console.print("to try the failed videos again, run the same command with --retry-failed")
+    return score.main(config)
 
 
 if __name__ == "__main__":

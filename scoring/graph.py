@@ -21,8 +21,8 @@ from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
-from scoring.product import ProductConfig
 from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
+from scoring.settings import ProductConfig, VideoLimits
 
 MAX_FRAMES_A_BATCH = {"cpu": 32, "cuda": 1024}
 RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
@@ -65,7 +65,7 @@ def build_graph(
     sampling: SamplingConfig,
     product: ProductConfig,
     method: str,
-    limits: "VideoLimits",
+    limits: VideoLimits,
     output: OutputFolder,
     provenance: Provenance,
     resources: Resources,
@@ -119,16 +119,6 @@ def build_graph(
 def rows_a_block(rows: int, actors: int) -> int:
     """Blocks of about a minute of work (16 short videos), smaller where that would leave actors idle."""
     return max(1, min(16, rows // (8 * actors)))
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoLimits:
-    """What one video may cost before it is given up as an error row."""
-
-    video_timeout: float = 300.0
-    """seconds of wall time for decoding and product search of one video: error decode_timeout"""
-    video_memory_mb: float = 4096.0
-    """memory of the decoding process, megabytes: error out_of_memory"""
 
 
 class PrepareActor:

@@ -16,7 +16,8 @@ from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
-from scoring.product import Detection, ProductConfig, ProductIndex, View, locate
+from scoring.product import Detection, ProductIndex, View, locate
+from scoring.settings import ProductConfig
 
 FETCH_TIMEOUT_S = 120.0
 MAX_IMAGE_BYTES = 64 * 2**20

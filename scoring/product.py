@@ -13,20 +13,8 @@ import numpy as np
 
 from catalog.errors import ErrorCode, Stage, VideoError
 from scoring.catalogue_image import View, view_of
+from scoring.settings import ProductConfig
 from scoring.sift import Features, mutual_matches, root_sift
-
-
-@dataclasses.dataclass(frozen=True)
-class ProductConfig:
-    """How a product is looked for."""
-
-    working_short_side: int = 360
-    """short side to which frames are reduced before the search, pixels; smaller frames stay as they are"""
-    match_ratio: float = 0.9
-    """Lowe's ratio: the best match must be this much closer than the second"""
-    min_inliers: int = 7
-    """matches that must agree with one homography"""
-
 
 COARSE_SCALE = 0.5
 MIN_COARSE_SHORT_SIDE_PX = 120

@@ -19,11 +19,11 @@ from catalog.errors import Refused, check_positive
 from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
-from scoring.graph import Resources, VideoLimits, build_graph
+from scoring.graph import Resources, build_graph
 from scoring.output import OutputFolder
-from scoring.product import ProductConfig
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import METHODS
+from scoring.settings import ProductConfig, VideoLimits
 from tracking.registry import StoredModel
 from tracking.runs import git_commit
 from training.models import load_checkpoint

@@ -102,6 +102,14 @@ def test_help_explains_every_flag(job: str) -> None:
     assert f"python -m jobs.{job}" in shown.stdout
 
 
+def test_a_command_line_is_read_before_anything_heavy_is_loaded() -> None:
+    jobs = ", ".join(f"jobs.{job}" for job in ("train", "promote", "score", "report", "demo"))
+    heavy = "{'torch', 'ray', 'mlflow', 'cv2', 'matplotlib', 'scipy', 'pandas'}"
+    code = f"import sys, {jobs}; print(sorted({heavy} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert shown.stdout == "[]\n", shown.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -11,7 +11,7 @@ from catalog import storage
 from catalog.errors import ErrorCode, VideoError
 from catalog.sampling import SamplingConfig
 from scoring.prepare import Prepared, Request, make_prepare
-from scoring.product import ProductConfig
+from scoring.settings import ProductConfig
 
 
 def prepared(folder: Path, *images: str) -> Prepared:

@@ -10,7 +10,8 @@ import pytest
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.video import sample_frames
 from catalog.world.packaging import draw_packaging
-from scoring.product import Detection, ProductConfig, ProductIndex, View, locate, locate_in_frame, view_of
+from scoring.product import Detection, ProductIndex, View, locate, locate_in_frame, view_of
+from scoring.settings import ProductConfig
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 

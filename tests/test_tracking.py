@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tracking.runs import SCORING, TRAINING, open_run
+from tracking.names import SCORING, TRAINING
+from tracking.runs import open_run
 
 
 def test_a_server_that_does_not_answer_costs_a_warning(

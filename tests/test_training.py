@@ -23,9 +23,10 @@ from jobs.command import parse
 from jobs.train import TrainConfig, main
 from tracking import registry
 from training.evaluation import evaluate, within_creator_srcc
-from training.loop import LoopConfig, _augmented, _training_batches
+from training.loop import _augmented, _training_batches
 from training.models import EngagementModel, ModelSpec, load_checkpoint, to_input
-from training.targets import SplitConfig, examples
+from training.settings import LoopConfig, SplitConfig
+from training.targets import examples
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,12 +18,11 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from catalog.errors import Refused
-from tracking.runs import PROJECT, Run, connect
+from tracking.names import CHALLENGER, CHAMPION, MODEL_NAME, PROJECT
+from tracking.runs import Run, connect
 
 log = logging.getLogger(__name__)
 
-MODEL_NAME = "pe-engagement"
-CHAMPION, CHALLENGER = "champion", "challenger"
 CHECKPOINT = "model.pt"
 REQUIREMENTS = ("torch", "numpy", "mlflow")
 

@@ -16,11 +16,9 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-log = logging.getLogger(__name__)
+from tracking.names import LOCAL_STORE, PROJECT
 
-TRAINING, SCORING, LIFT = "pe-training", "pe-scoring", "pe-lift"
-PROJECT = Path(__file__).resolve().parent.parent
-LOCAL_STORE = PROJECT / "mlruns"
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 

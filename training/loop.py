@@ -1,7 +1,6 @@
 """The training loop that every Ray Train worker runs."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import tempfile
@@ -20,32 +19,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from training.models import EngagementModel, ModelSpec, load_pretrained, save_checkpoint, to_input
+from training.settings import LoopConfig
 
 MODEL_FILE, STATE_FILE = "model.pt", "training_state.pt"
 HISTORY_FILE, PREDICTIONS_FILE = "history.json", "predictions.json"
 SHUFFLE_ROWS = 256
 HEARTBEAT_S = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """How the network is fitted."""
-
-    epochs: int = 15
-    """passes over the training videos"""
-    batch_size: int = 8
-    """videos a step, over all workers"""
-    learning_rate: float = 2e-3
-    """AdamW's highest, after a warm-up of three tenths of the steps; then a cosine down to 0. With --init-weights less,
-    such as 3e-4"""
-    weight_decay: float = 0.05
-    """AdamW's"""
-    input_noise: float = 0.2
-    """standard deviation of the noise added to training clips, as a share of the pixels' range; reached half-way"""
-    max_shift: int = 16
-    """training clips are moved by up to so many pixels, up or down, left or right; edges are mirrored into the gap"""
-    max_clip_frames: int = 32
-    """longer videos are trained on by a random window of so many sampled frames; judged on the whole"""
 
 
 def train_loop(settings: dict[str, Any]) -> None:

@@ -26,8 +26,9 @@ from catalog.errors import Refused, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from training.evaluation import Evaluation, evaluate
-from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, LoopConfig, train_loop
+from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, train_loop
 from training.models import ModelSpec
+from training.settings import LoopConfig
 from training.targets import MIN_VIDEOS, Examples
 
 log = logging.getLogger(__name__)

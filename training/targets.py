@@ -8,19 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.errors import Refused
+from training.settings import SplitConfig
 
 MIN_VIDEOS = 8
 FEW_VIDEOS = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitConfig:
-    """Which videos the model is judged on: whole creators, so that it cannot win by knowing them."""
-
-    held_out_fraction: float = 0.25
-    """share of the videos, by whole creators, that training never sees"""
-    seed: int = 0
-    """of the split, the initial weights, the order and the augmentation"""
 
 
 @dataclasses.dataclass(frozen=True)

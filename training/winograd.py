@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from training.models import EngagementModel
 
-# F(4, 3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4.1: four outputs
+# F(4, 3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016): four outputs
 # of a filter of three taps from six products, where the direct sum takes twelve
 TILE = 4
-TAPS = TILE + 2
+PRODUCTS = TILE + 2
 FILTER_TRANSFORM = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -40,12 +40,12 @@ class WinogradConv3d(nn.Module):
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
         weight = conv.weight.detach()
-        self.forward_taps = transformed(weight)
-        self.backward_taps = transformed(weight.flip(2, 3, 4).transpose(0, 1))
-        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.register_buffer("filters", transformed(weight), persistent=False)
+        self.register_buffer("transposed", transformed(weight.flip(2, 3, 4).transpose(0, 1)), persistent=False)
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Convolution.apply(x, self.forward_taps, self.backward_taps, self.bias)  # pyright: ignore
+        return _Convolution.apply(x, self.filters, self.transposed, self.bias)  # pyright: ignore
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -66,48 +66,47 @@ def with_winograd(model: EngagementModel) -> EngagementModel:
     return model
 
 
-def transformed(weight: Tensor) -> list[Tensor]:
-    """(O, C, 3, 3, 3) -> TAPS filters (O, C, 3, 3), one a product."""
+def transformed(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3, 3) -> (PRODUCTS, O, C, 3, 3), channels last in memory."""
     transform = torch.tensor(FILTER_TRANSFORM, dtype=torch.float64, device=weight.device)
-    taps = torch.einsum("pt,octyx->pocyx", transform, weight.double()).to(weight.dtype)
-    return [tap.contiguous(memory_format=torch.channels_last) for tap in taps]
+    filters = torch.einsum("pt,octyx->poyxc", transform, weight.double()).to(weight.dtype)
+    return filters.contiguous().permute(0, 1, 4, 2, 3)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, forward_taps: list[Tensor], backward_taps: list[Tensor], bias: Tensor | None
-    ) -> Tensor:
-        ctx.backward_taps = backward_taps
-        return convolved(x, forward_taps, bias)
+    def forward(ctx: Any, x: Tensor, filters: Tensor, transposed: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.transposed = transposed
+        return convolved(x, filters, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return convolved(gradients[0], ctx.backward_taps, None), None, None, None
+        return convolved(gradients[0], ctx.transposed, None), None, None, None
 
 
-def convolved(x: Tensor, taps: list[Tensor], bias: Tensor | None) -> Tensor:
+def convolved(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
     """(B, C, S, H, W) and the filters of ``transformed`` -> (B, O, S, H, W), channels last in memory."""
     clips, channels, seconds, height, width = x.shape
-    padding = (0, 0, 0, 0, 0, 0, 1, 1 + -seconds % TILE)
     y = torch.empty(
-        (clips, len(taps[0]), seconds, height, width),
+        (clips, filters.shape[1], seconds, height, width),
         dtype=x.dtype,
         device=x.device,
         memory_format=torch.channels_last_3d,
     )
     frames, out = x.permute(0, 2, 3, 4, 1), y.permute(0, 2, 3, 4, 1)
+    padding = (0, 0, 0, 0, 0, 0, 1, 1 + -seconds % TILE)
     at_once = max(1, CHUNK_VALUES // (seconds * height * width * channels))
     for first in range(0, clips, at_once):
         chunk = slice(first, first + at_once)
-        _convolve_tiles(F.pad(frames[chunk], padding), taps, bias, out[chunk])
+        _convolve_tiles(F.pad(frames[chunk], padding), filters, bias, out[chunk])
     return y
 
 
-def _convolve_tiles(frames: Tensor, taps: list[Tensor], bias: Tensor | None, out: Tensor) -> None:
-    """frames: (B, S rounded up to TILE + 2, H, W, C) -> out: (B, S, H, W, O). The paper's equation 8, with the
-    sums that two rows of a transform share taken once."""
-    d = [frames[:, i : i + frames.shape[1] - 5 : TILE] for i in range(TAPS)]
+def _convolve_tiles(frames: Tensor, filters: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """frames: (B, tiles * TILE + 2, H, W, C), the first and the last of zeros -> out: (B, S, H, W, O). The paper's
+    A'[(G g) * (B'd)] along time alone; sums that two rows of a transform share are taken once."""
+    tiles = frames.shape[1] // TILE
+    d = [frames[:, i : i + TILE * tiles : TILE] for i in range(PRODUCTS)]
     even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
     even2, odd2 = d[4] - d[2], (d[3] - d[1]).mul_(2)
     inputs = (
@@ -121,10 +120,10 @@ def _convolve_tiles(frames: Tensor, taps: list[Tensor], bias: Tensor | None, out
     # the second product is in each of the four outputs with weight 1, so the bias rides on it
     biases = (None, bias, None, None, None, None)
     m = [
-        F.conv2d(part.flatten(0, 1).permute(0, 3, 1, 2), tap, one_bias, padding=1)
+        F.conv2d(part.flatten(0, 1).permute(0, 3, 1, 2), weight, one_bias, padding=1)
         .permute(0, 2, 3, 1)
         .unflatten(0, part.shape[:2])
-        for part, tap, one_bias in zip(inputs, taps, biases, strict=True)
+        for part, weight, one_bias in zip(inputs, filters, biases, strict=True)
     ]
     near, far = m[1] + m[2], m[3] + m[4]
     near_difference, far_difference = m[1].sub_(m[2]), m[3].sub_(m[4])

@@ -1,0 +1,87 @@
+"""What the engagement map costs a CPU core, beside Captum's Saliency on the same weights and clips, in one run.
+
+    python -m benchmarks.saliency
+    python -m benchmarks.saliency --architectures r3d_18 --seconds 30 --clips 2
+
+One thread. A time is the best of ``REPEATS`` runs, user and system time of the process; the ways take turns.
+"""
+
+import argparse
+import contextlib
+import copy
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from captum.attr import Saliency
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cpu_time import cpu_model
+from scoring.saliency import EngagementMapper, gradient_maps
+from training.models import ARCHITECTURES, EngagementModel, ModelSpec, for_inference, to_input
+
+REPEATS = 3
+
+
+def compared(architecture: str, clips: list[np.ndarray]) -> Table:
+    """Core-seconds a minute of video, and how well each way's maps correlate with Captum's."""
+    torch.manual_seed(0)
+    plain = EngagementModel(ModelSpec(architecture=architecture)).eval()
+    direct = for_inference(copy.deepcopy(plain))
+    mapper = EngagementMapper(for_inference(copy.deepcopy(plain)))
+    saliency = Saliency(plain)
+
+    def by_captum() -> list[np.ndarray]:
+        maps = []
+        for clip in clips:  # one video after another, as a plain script does
+            pixels = to_input(torch.from_numpy(clip[None])).contiguous().requires_grad_(True)
+            maps.append(saliency.attribute(pixels, abs=True).amax(dim=1)[0].numpy())
+        return maps
+
+    def by_direct_convolutions() -> list[np.ndarray]:
+        maps, _ = gradient_maps(direct, torch.from_numpy(np.stack(clips)), None, contextlib.nullcontext())
+        return list(maps.numpy())
+
+    ways: dict[str, Callable[[], list[np.ndarray]]] = {
+        "Captum Saliency, fp32": by_captum,
+        "ours, direct convolutions, fp32": by_direct_convolutions,
+        f"ours, as it is ({'bf16' if mapper.bf16 else 'Winograd'})": lambda: [E for E, _ in mapper(clips)],
+    }
+    maps = {name: np.concatenate([E.ravel() for E in way()]) for name, way in ways.items()}
+    spent = dict.fromkeys(ways, float("inf"))
+    for _ in range(REPEATS):
+        for name, way in ways.items():
+            started = time.process_time()
+            way()
+            spent[name] = min(spent[name], time.process_time() - started)
+    seconds = sum(map(len, clips))
+    base, *_ = ways
+    table = Table(title=f"{architecture}: {len(clips)} clips of {len(clips[0])} s, one thread")
+    for column in ("", "core-s a minute", "Captum / this", "correlation with Captum's"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name in ways:
+        agreement = float(np.corrcoef(maps[base], maps[name])[0, 1])
+        table.add_row(name, f"{spent[name] / seconds * 60:.2f}", f"{spent[base] / spent[name]:.2f}", f"{agreement:.6f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES), choices=list(ARCHITECTURES))
+    parser.add_argument("--seconds", type=int, nargs="+", default=[10, 30], help="lengths of clips (default 10 30)")
+    parser.add_argument("--clips", type=int, default=3, help="clips in a batch (default 3)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console(width=120)
+    console.print(cpu_model())
+    rng = np.random.default_rng(0)
+    for architecture in arguments.architectures:
+        for seconds in arguments.seconds:
+            clips = [rng.integers(0, 256, (seconds, 112, 112, 3), dtype=np.uint8) for _ in range(arguments.clips)]
+            console.print(compared(architecture, clips))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""What can be set about scoring. Light to import: a command line is read before torch and Ray are loaded."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ProductConfig:
+    """How a product is looked for."""
+
+    working_short_side: int = 360
+    """short side to which frames are reduced before the search, pixels; smaller frames stay as they are"""
+    match_ratio: float = 0.9
+    """Lowe's ratio: the best match must be this much closer than the second"""
+    min_inliers: int = 7
+    """matches that must agree with one homography"""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoLimits:
+    """What one video may cost before it is given up as an error row."""
+
+    video_timeout: float = 300.0
+    """seconds of wall time for decoding and product search of one video: error decode_timeout"""
+    video_memory_mb: float = 4096.0
+    """memory of the decoding process, megabytes: error out_of_memory"""
