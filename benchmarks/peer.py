@@ -26,7 +26,8 @@ from rich.table import Table
 
 from benchmarks.cpu_time import core_seconds_of, cpu_model
 from catalog.world import make_world
-from training.models import ARCHITECTURES, EngagementModel, ModelSpec, save_checkpoint
+from training.models import EngagementModel, ModelSpec, save_checkpoint
+from training.networks import ARCHITECTURES
 
 PROJECT = Path(__file__).parents[1]
 SHORT_FORM = PROJECT / "../shared/data/tiktok_popularity"

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from benchmarks.cpu_time import cpu_model
 from scoring.saliency import EngagementMapper, gradient_maps
-from training.models import ARCHITECTURES, EngagementModel, ModelSpec, for_inference, to_input
+from training.models import EngagementModel, ModelSpec, for_inference, to_input
+from training.networks import ARCHITECTURES
 
 REPEATS = 3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_saliency import small_model
+from tests.test_models import small_model
 from training import winograd
 from training.models import for_inference
 from training.winograd import TILE, WinogradConv3d, transformed, with_winograd
@@ -84,10 +84,12 @@ def test_only_plain_convolutions_are_replaced(module: nn.Module, fits: bool):
     assert WinogradConv3d.fits(module) is fits
 
 
-def test_network_is_the_same_function_with_the_same_gradient():
-    direct = for_inference(small_model()).double()
+@pytest.mark.parametrize(("architecture", "replaced"), [("r3d_18_w16", 13), ("mc3_18", 4), ("r2plus1d_18", 0)])
+def test_network_is_the_same_function_with_the_same_gradient(architecture: str, replaced: int):
+    """Two convolutions a block, 16, less the 3 strided ones; MC3-18's first stage; none where all are factored."""
+    direct = for_inference(small_model(architecture)).double()
     fast = with_winograd(copy.deepcopy(direct))
-    assert sum(isinstance(m, WinogradConv3d) for m in fast.modules()) == 13  # 16 of blocks less 3 strided
+    assert sum(isinstance(m, WinogradConv3d) for m in fast.modules()) == replaced
     x = torch.rand(3, 3, 7, 16, 16, dtype=torch.float64)
     lengths = torch.tensor([7, 5, 2])
     results = []

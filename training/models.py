@@ -5,6 +5,7 @@ Kernel code: imports neither Ray nor MLflow, so it runs on any machine with torc
 
 import dataclasses
 import io
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,15 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from catalog.errors import Refused
+from training.networks import ARCHITECTURES, Factored
 
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
-
-ARCHITECTURES = {
-    "r3d_18": 64,  # the published R3D-18; fits Kinetics-400 checkpoints
-    "r3d_18_w16": 16,  # the same network with a quarter of the channels: trials and small catalogues on CPUs
-}
-"""Selectable networks: name -> channels of the first stage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,88 +39,6 @@ class ModelSpec:
     """frames a second of the clips it was trained on"""
 
 
-class BasicBlock3d(nn.Module):
-    """Two 3x3x3 convolutions with a shortcut; parameter names as in torchvision's ``video.resnet``."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Sequential(
-            nn.Conv3d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm3d(channels_out),
-            nn.ReLU(inplace=True),
-        )
-        self.conv2 = nn.Sequential(
-            nn.Conv3d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm3d(channels_out),
-        )
-        self.downsample = None
-        if stride != 1 or channels_in != channels_out:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(channels_in, channels_out, 1, stride=stride, bias=False),
-                nn.BatchNorm3d(channels_out),
-            )
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = _masked(self.conv1(x), mask)
-        return _masked((self.conv2(x) + shortcut).relu_(), mask)
-
-
-class ResNet3d18(nn.Module):
-    """R3D-18 (Tran et al., "A Closer Look at Spatiotemporal Convolutions", CVPR 2018).
-
-    ``state_dict`` keys are those of torchvision's ``r3d_18``. Fully convolutional in time and space:
-    (B, 3, S, H, W) normalised -> (B, outputs) for any S, H, W >= 1.
-    """
-
-    def __init__(self, width: int = 64, outputs: int = 1):
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
-            nn.BatchNorm3d(width),
-            nn.ReLU(inplace=True),
-        )
-        self.layer1 = nn.Sequential(BasicBlock3d(width, width, 1), BasicBlock3d(width, width, 1))
-        self.layer2 = nn.Sequential(BasicBlock3d(width, 2 * width, 2), BasicBlock3d(2 * width, 2 * width, 1))
-        self.layer3 = nn.Sequential(BasicBlock3d(2 * width, 4 * width, 2), BasicBlock3d(4 * width, 4 * width, 1))
-        self.layer4 = nn.Sequential(BasicBlock3d(4 * width, 8 * width, 2), BasicBlock3d(8 * width, 8 * width, 1))
-        self.fc = nn.Linear(8 * width, outputs)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """lengths: (B,) int, the frames of each clip that are real; what follows them is padding and cannot
-        change an output. None: all are real."""
-        if lengths is None:
-            x = self.stem(x)
-            for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-                x = layer(x)
-            return self.fc(x.mean(dim=(2, 3, 4)))
-        x = x * _time_mask(x, lengths)
-        x = self.stem(x)
-        x = x * _time_mask(x, lengths)
-        for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            for block in layer:  # pyright: ignore
-                if number > 0 and block is layer[0]:
-                    lengths = (lengths + 1) // 2
-                x = block(x, _time_mask(x, lengths, halved=number > 0 and block is layer[0]))
-        return self.fc(x.mean(dim=(3, 4)).sum(dim=2) / lengths[:, None])
-
-
-def _time_mask(x: Tensor, lengths: Tensor, halved: bool = False) -> Tensor:
-    """(B, 1, S, 1, 1), 1 where a frame of x, or of what a stride of 2 makes of it, is real."""
-    frames = (x.shape[2] + 1) // 2 if halved else x.shape[2]
-    real = torch.arange(frames, device=x.device)[None] < lengths[:, None]
-    return real[:, None, :, None, None].to(x.dtype)
-
-
-def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
-
-
 class EngagementModel(nn.Module):
     """Clips in, standardised log engagement out; the preprocessing is part of the model.
 
@@ -140,7 +54,7 @@ class EngagementModel(nn.Module):
         if spec.architecture not in ARCHITECTURES:
             raise Refused(f"unknown model {spec.architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
         self.spec = spec
-        self.network = ResNet3d18(ARCHITECTURES[spec.architecture])
+        self.network = ARCHITECTURES[spec.architecture]()
         self.register_buffer("mean", torch.tensor(KINETICS_MEAN).view(1, 3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(KINETICS_STD).view(1, 3, 1, 1, 1), persistent=False)
 
@@ -161,13 +75,20 @@ def for_inference(model: EngagementModel) -> EngagementModel:
     """The same function, cheaper to differentiate: eval mode, batch norms folded into the convolutions,
     no weight gradients, channels last. Changes ``model`` in place and returns it."""
     model.eval().requires_grad_(False)
-    for sequence in [m for m in model.network.modules() if isinstance(m, nn.Sequential)]:
-        for i in range(len(sequence) - 1):
-            conv, norm = sequence[i], sequence[i + 1]
-            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
-                sequence[i] = fuse_conv_bn_eval(conv, norm)
-                sequence[i + 1] = nn.Identity()
-    model.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    for module in list(model.network.modules()):
+        # in these networks a batch norm follows the convolution that was registered before it
+        for (name, conv), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
+            if not isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
+                continue
+            if isinstance(conv, Factored):
+                conv[-1] = fuse_conv_bn_eval(conv[-1], norm)  # pyright: ignore
+            else:
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))  # pyright: ignore
+            setattr(module, norm_name, nn.Identity())
+    for module in model.network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
+            module.to(memory_format=last)  # pyright: ignore[reportCallIssue]
     return model.requires_grad_(False)
 
 
@@ -191,20 +112,23 @@ def load_checkpoint(file: Path | bytes) -> EngagementModel:
     return model
 
 
-def load_pretrained(network: ResNet3d18, file: Path | BinaryIO, name: str | None = None) -> None:
-    """Start ``network`` from a checkpoint with torchvision's ``r3d_18`` keys, such as Kinetics-400's.
+def load_pretrained(network: nn.Module, file: Path | BinaryIO, name: str | None = None) -> None:
+    """Start ``network`` from a checkpoint with torchvision's keys: Kinetics-400's of the video networks, ImageNet's
+    ``resnet18`` for the frame encoder.
 
-    The head (``fc.*``) is left as it is. Raises Refused naming the file and missing, unknown and misfitting keys.
+    What such a file does not know, the head above all, is left as it is. Raises Refused naming the file and missing,
+    unknown and misfitting keys.
     """
     name = name or str(file)
     content = _read_tensors(file, name)
     state = content.get("state_dict", content.get("model", content))
     if not isinstance(state, dict):
-        raise Refused(f"{name} holds no weights by name; expected torchvision's r3d_18 state_dict")
+        raise Refused(f"{name} holds no weights by name; expected torchvision's state_dict of this network")
     state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
-    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    head = {k: v for k, v in network.state_dict().items() if k.startswith("fc.")}
-    _load_fitting(network, state | head, name)
+    under, new_parts = network.pretrained_under, network.new_parts  # pyright: ignore
+    state = {under + k: v for k, v in state.items() if not k.startswith("fc.")}
+    new = {k: v for k, v in network.state_dict().items() if k.startswith(new_parts)}  # pyright: ignore
+    _load_fitting(network, state | new, name)
 
 
 def _read_tensors(file: Path | BinaryIO, name: str) -> dict[str, Any]:

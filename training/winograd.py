@@ -39,6 +39,7 @@ class WinogradConv3d(nn.Module):
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
         weight = conv.weight.detach()
         self.register_buffer("filters", transformed(weight), persistent=False)
         self.register_buffer("transposed", transformed(weight.flip(2, 3, 4).transpose(0, 1)), persistent=False)

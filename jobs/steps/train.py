@@ -30,7 +30,8 @@ from jobs.train import TrainConfig
 from tracking import registry
 from tracking.names import CHALLENGER, MODEL_NAME, TRAINING
 from tracking.runs import Run, git_commit, open_run, ui_command
-from training.models import ARCHITECTURES, EngagementModel, ModelSpec, load_pretrained
+from training.models import EngagementModel, ModelSpec, load_pretrained
+from training.networks import ARCHITECTURES
 from training.plots import calibration, learning_curves
 from training.run import Fitted, decode_clips, fit, forget
 from training.targets import Examples, examples
