@@ -17,7 +17,7 @@ class DemoConfig:
     fps: int = 8
     """their frames a second"""
     architecture: str = "r3d_18_w16"
-    """network to train; r3d_18 is the published one and takes some ten times longer"""
+    """network to train; r3d_18, the default of jobs.train, takes some ten times longer"""
     epochs: int = 7
     """passes over the training videos"""
     seed: int = 0

@@ -18,9 +18,11 @@ class TrainConfig:
     target: Literal["shares", "likes", "comments", "views"] = "shares"
     """the count to predict, as log1p"""
     architecture: str = "r3d_18"
-    """r3d_18, or r3d_18_w16 with a quarter of the channels for trials on CPUs"""
+    """r3d_18, mc3_18, r2plus1d_18, frame_conv3d (a network for images on every frame and one 3D convolution), or
+    r3d_18_w16, r3d_18 with a quarter of the channels, for trials on CPUs"""
     init_weights: str | None = None
-    """checkpoint (local or s3://) with torchvision's r3d_18 keys to start from, such as Kinetics-400's"""
+    """checkpoint (local or s3://) with torchvision's keys to start from: Kinetics-400's for the video networks,
+    ImageNet's resnet18 for frame_conv3d"""
     input_size: int = 112
     """height and width to which frames are squashed, pixels; also E's grid"""
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)

@@ -114,7 +114,7 @@ def test_a_command_line_is_read_before_anything_heavy_is_loaded() -> None:
     ("flags", "message"),
     [
         (["jobs.train", "--videos", "nowhere.parquet"], "nowhere.parquet"),
-        (["jobs.train", "--videos", "x.csv", "--architecture", "vgg"], "r3d_18, r3d_18_w16"),
+        (["jobs.train", "--videos", "x.csv", "--architecture", "vgg"], "r3d_18, mc3_18, r2plus1d_18, frame_conv3d"),
         (["jobs.train", "--videos", "x.csv", "--init-weights", "nowhere.pth"], "nowhere.pth"),
         (["jobs.promote", "--version", "1"], "run jobs.train first"),
     ],

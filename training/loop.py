@@ -153,7 +153,7 @@ def _recalibrate(
     Those gathered while training are of noisy clips and of weights that have moved on (Wu & Johnson 2021,
     "Rethinking 'Batch' in BatchNorm", section 3).
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d))]
     momentum = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
