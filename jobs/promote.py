@@ -9,6 +9,8 @@ from jobs.command import run_job
 class PromoteConfig:
     version: str
     """version of pe-engagement, as printed by jobs.train"""
+    force: bool = False
+    """even where it predicts no better than models without video, or than the present champion; a tag will say so"""
 
 
 def main(config: PromoteConfig) -> int:

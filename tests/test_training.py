@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -22,7 +23,8 @@ from catalog.world import WorldPaths
 from jobs.command import parse
 from jobs.train import TrainConfig, main
 from tracking import registry
-from training.evaluation import evaluate, within_creator_srcc
+from training.baselines import baselines, metadata_features
+from training.evaluation import HeldOut, advantage, evaluate, srcc
 from training.loop import _augmented, _training_batches
 from training.models import EngagementModel, ModelSpec, load_checkpoint, to_input
 from training.settings import LoopConfig, SplitConfig
@@ -89,34 +91,91 @@ def test_what_cannot_be_learned_from_is_refused(shares: list, creators: list, me
         examples(videos_table(shares, creators), "videos.csv", "shares", SplitConfig())
 
 
+def held_out(label: list[float], creators: list[str | None] | None = None) -> HeldOut:
+    return HeldOut([f"v{i}" for i in range(len(label))], creators or [None] * len(label), np.array(label))
+
+
 def test_a_perfect_model_and_a_constant_one_have_the_figures_worked_out_by_hand() -> None:
-    spec = ModelSpec(target_mean=2.0, target_std=3.0)
-    rows = [{"video_id": f"v{i}", "label": float(i), "prediction": float(i)} for i in range(6)]
-    perfect = evaluate(rows, {}, spec, seed=0).figures
-    assert perfect["eval/srcc"] == perfect["eval/plcc"] == perfect["eval/r2"] == pytest.approx(1)
-    assert perfect["eval/mae"] == perfect["eval/nmse"] == pytest.approx(0)
-    constant = evaluate([row | {"prediction": 2.5} for row in rows], {}, spec, seed=0)
-    assert constant.figures["eval/srcc"] == 0
-    assert constant.figures["eval/r2"] == pytest.approx(0)
-    assert constant.figures["eval/mae"] == pytest.approx(3 * 1.5)  # mean |i - 2.5| is 1.5 standard deviations
-    assert list(constant.label) == pytest.approx([2, 5, 8, 11, 14, 17])
+    videos = held_out([2, 5, 8, 11, 14, 17])
+    perfect = evaluate(videos, videos.label, seed=0).figures
+    assert perfect["srcc"] == perfect["plcc"] == perfect["r2"] == pytest.approx(1)
+    assert perfect["mae"] == perfect["nmse"] == pytest.approx(0)
+    constant = evaluate(videos, np.full(6, 9.5), seed=0).figures
+    assert constant["srcc"] == 0
+    assert constant["r2"] == pytest.approx(0)
+    assert constant["mae"] == pytest.approx(4.5)
 
 
-def test_bootstrap_intervals_hold_the_figure() -> None:
+def test_bootstrap_intervals_hold_the_figure_and_know_that_creators_videos_are_alike() -> None:
     random = np.random.default_rng(0)
-    label = random.normal(size=60)
-    rows = [
-        {"video_id": str(i), "label": float(v), "prediction": float(v + random.normal())} for i, v in enumerate(label)
-    ]
-    figures = evaluate(rows, {}, ModelSpec(), seed=0).figures
-    assert -1 <= figures["eval/srcc_low"] < figures["eval/srcc"] < figures["eval/srcc_high"] <= 1
+    label = np.repeat(random.normal(size=12), 5)
+    prediction = label + np.repeat(random.normal(size=12), 5)  # each creator is one draw, seen five times
+    apart = evaluate(held_out(label.tolist()), prediction, seed=0).figures
+    together = evaluate(held_out(label.tolist(), [f"c{i // 5}" for i in range(60)]), prediction, seed=0).figures
+    for figures in (apart, together):
+        assert -1 <= figures["srcc_low"] < figures["srcc"] < figures["srcc_high"] <= 1
+    width = {k: f["srcc_high"] - f["srcc_low"] for k, f in (("apart", apart), ("together", together))}
+    assert width["together"] > 1.5 * width["apart"]
 
 
 def test_within_creator_srcc_ignores_what_creators_differ_in() -> None:
-    label = np.array([1, 2, 3, 101, 102, 103.0])
-    prediction = np.array([3, 2, 1, 103, 102, 101.0])  # right about the creators, wrong within both
-    assert within_creator_srcc(label, prediction, ["a"] * 3 + ["b"] * 3) == pytest.approx(-1)
-    assert np.isnan(within_creator_srcc(label[:2], prediction[:2], ["a", "b"]))
+    """Right about the creators, wrong within a and b; c has too few videos to say anything."""
+    videos = held_out([1, 2, 3, 101, 102, 103, 50, 51], ["a"] * 3 + ["b"] * 3 + ["c"] * 2)
+    figures = evaluate(videos, np.array([3, 2, 1, 103, 102, 101, 50, 51.0]), seed=0).figures
+    assert figures["within_creator_srcc"] == pytest.approx(-1)
+    assert figures["srcc"] > 0.5
+    assert np.isnan(evaluate(held_out([1, 2], ["a", "b"]), np.ones(2), seed=0).figures["within_creator_srcc"])
+
+
+def test_advantage_is_the_difference_on_the_same_videos() -> None:
+    random = np.random.default_rng(0)
+    videos = held_out(random.normal(size=80).tolist())
+    good, bad = (evaluate(videos, videos.label + noise * random.normal(size=80), seed=0) for noise in (0.3, 3))
+    difference, low, high = advantage(good, bad, seed=0)
+    assert difference == pytest.approx(good.figures["srcc"] - bad.figures["srcc"])
+    assert 0 < low < difference < high
+    assert advantage(good, good, seed=0) == (0, 0, 0)
+
+
+def metadata(rows: int, seed: int) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "creator_id": [f"c{i % 10}" for i in range(rows)],
+            "followers": random.integers(1, 10**6, rows),
+            "posted_at": pd.date_range("2026-01-01", periods=rows, freq="5h", tz="UTC"),
+            "category": random.choice(["food", "toys"], rows),
+            "likes": 0,
+        }
+    )
+    hour = table["posted_at"].dt.hour
+    reach = np.log1p(table["followers"])
+    return table.assign(
+        label=0.2 * reach + 3 * (table["category"] == "toys") + 2 * (hour > 17), likes=lambda t: t["label"]
+    )
+
+
+def test_each_baseline_learns_what_it_sees_and_nothing_else() -> None:
+    training, judged_on = metadata(400, 0), metadata(100, 1)
+    found = baselines(training, judged_on, seed=0)
+    assert list(found) == ["constant", "creator_mean", "followers", "metadata"]
+    assert found["constant"] == pytest.approx(np.full(100, training["label"].mean()))
+    means = training.groupby("creator_id")["label"].mean()
+    assert found["creator_mean"] == pytest.approx([means[f"c{i % 10}"] for i in range(100)])
+    skill = {name: srcc(judged_on["label"].to_numpy(), found[name]) for name in found}
+    assert skill["metadata"] > 0.9 > 0.6 > skill["followers"] > 0.05
+    assert list(metadata_features(training)) == ["posted_hour", "posted_weekday", "followers", "category"]
+
+
+def test_baselines_of_a_bare_table_and_of_creators_never_seen() -> None:
+    training = pd.DataFrame({"creator_id": ["a", "a", None], "label": [1.0, 3, 5], "followers": ["many", None, "few"]})
+    judged_on = pd.DataFrame({"creator_id": ["a", "z", None], "label": [0.0, 0, 0], "followers": [None, None, "many"]})
+    found = baselines(training.drop(columns="followers"), judged_on.drop(columns="followers"), seed=0)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "constant": [3, 3, 3],
+        "creator_mean": [2, 3, 3],
+    }
+    assert len(baselines(training, judged_on, seed=0)["metadata"]) == 3
 
 
 def test_training_batches_use_every_row_once_and_cut_to_the_shortest_clip() -> None:
@@ -189,7 +248,7 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     assert sorted(steps) == [0, 1, 2, 3]
     assert run.data.params["epochs"] == "4"
     assert run.data.tags["mlflow.source.git.commit"]
-    assert {"train/loss", "val/loss", "eval/srcc", "eval/srcc_low", "eval/srcc_high"} <= set(run.data.metrics)
+    assert {"train/loss", "eval/srcc", "eval/srcc_over_baseline", "baseline_metadata/srcc"} <= set(run.data.metrics)
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["videos"]
     plots = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "plots")}
     assert plots == {"plots/learning_curves.png", "plots/held_out_predictions.png"}
@@ -214,9 +273,39 @@ def test_the_registered_model_loads_as_a_pyfunc_and_for_scoring(client: MlflowCl
 
 
 def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: MlflowClient) -> None:
-    version = client.get_model_version_by_alias("pe-engagement", "challenger").version
-    registry.promote(str(version))
-    assert client.get_model_version_by_alias("pe-engagement", "champion").version == version
+    version = str(client.get_model_version_by_alias("pe-engagement", "challenger").version)
+
+    def tagged(**tags: str) -> None:
+        for name, value in tags.items():
+            client.set_model_version_tag("pe-engagement", version, name, value)
+
+    for gain in ("-0.1", "0.0", "nan"):
+        tagged(srcc_over_baseline=gain, best_baseline="followers")
+        with pytest.raises(
+            Refused, match=f"no better than what needs no video .followers: SRCC {gain} higher.*--force"
+        ):
+            registry.promote(version)
+    assert registry.version_with("champion") is None
+    registry.promote(version, force=True)
+    assert registry.version_with("champion") == version
+    assert "needs no video" in client.get_model_version("pe-engagement", version).tags["promoted_by_force"]
+    registry.promote(version)  # it is the champion already
+    first, run_id = version, client.get_model_version("pe-engagement", version).run_id
+    version = str(client.create_model_version("pe-engagement", "runs:/none", run_id=run_id).version)
+    with pytest.raises(Refused, match="never compared"):
+        registry.promote(version)
+    tagged(srcc_over_baseline="0.2", best_baseline="metadata")
+    with pytest.raises(Refused, match=f"not compared with the present champion, version {first}, but with none"):
+        registry.promote(version)
+    tagged(compared_with_version=first, srcc_over_champion="-0.01")
+    with pytest.raises(Refused, match=f"no better than the present champion, version {first} .SRCC -0.01 higher"):
+        registry.promote(version)
+    tagged(srcc_over_champion="0.01")
+    registry.promote(version)
+    assert registry.version_with("champion") == version
+    assert "promoted_by_force" not in client.get_model_version("pe-engagement", version).tags
+    registry.promote(first, force=True)
+    client.delete_model_version("pe-engagement", version)
     with pytest.raises(Refused, match="Registered versions of pe-engagement: 1"):
         registry.promote("99")
     with pytest.raises(Refused, match="no-such-alias"):

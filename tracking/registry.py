@@ -18,7 +18,16 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from catalog.errors import Refused
-from tracking.names import CHALLENGER, CHAMPION, MODEL_NAME, PROJECT
+from tracking.names import (
+    BASELINE_GAIN,
+    BEST_BASELINE,
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_GAIN,
+    COMPARED_WITH,
+    MODEL_NAME,
+    PROJECT,
+)
 from tracking.runs import Run, connect
 
 log = logging.getLogger(__name__)
@@ -102,15 +111,46 @@ def load(uri: str) -> StoredModel:
     return StoredModel(uri, version, hashlib.sha256(content).hexdigest(), content)
 
 
-def promote(version: str) -> None:
-    """Make a registered version the champion. Raises Refused where there is no such version."""
+def promote(version: str, force: bool = False) -> None:
+    """Make a registered version the champion, where it earned it on the videos that it was judged on.
+
+    Raises Refused where there is no such version, and, unless by force, where it did not; a version that was forced
+    says so in its tag ``promoted_by_force``.
+    """
     connect()
     client = MlflowClient()
+    champion = version_with(CHAMPION)
     try:
-        client.get_model_version(MODEL_NAME, version)
+        tags = client.get_model_version(MODEL_NAME, version).tags
+        objection = _objection(tags, champion) if version != champion else None
+        if objection and not force:
+            raise Refused(f"--version {version} {objection}; --force makes it the {CHAMPION} nonetheless")
+        if objection:
+            client.set_model_version_tag(MODEL_NAME, version, "promoted_by_force", objection)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     except MlflowException as error:
         raise Refused(f"--version {version}: {_first_line(error)}. {_known_models()}") from error
+
+
+def _objection(tags: dict[str, str], champion: str | None) -> str | None:
+    """Why a version with these tags should not become the champion."""
+    if BASELINE_GAIN not in tags:
+        return "was never compared with models that need no video"
+    if not float(tags[BASELINE_GAIN]) > 0:
+        return (
+            f"predicts no better than what needs no video ({tags.get(BEST_BASELINE)}: SRCC {tags[BASELINE_GAIN]} "
+            "higher), so its maps and scores mean nothing"
+        )
+    if champion is None:
+        return None
+    if tags.get(COMPARED_WITH) != champion:
+        return (
+            f"was not compared with the present {CHAMPION}, version {champion}, but with "
+            f"{tags.get(COMPARED_WITH, 'none')}; train again to compare the two on the same videos"
+        )
+    if not float(tags[CHAMPION_GAIN]) > 0:
+        return f"is no better than the present {CHAMPION}, version {champion} (SRCC {tags[CHAMPION_GAIN]} higher)"
+    return None
 
 
 def version_with(alias: str) -> str | None:

@@ -1,15 +1,30 @@
-"""How good a model is on creators it has never seen."""
+"""How good a model is on creators it has never seen, beside what needs no video at all."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
 
-from training.models import ModelSpec
+BOOTSTRAP_RESAMPLES = 1000
+MIN_VIDEOS_WITHIN = 3
+"""of a creator, for the SRCC among his own"""
 
-BOOTSTRAP_RESAMPLES = 2000
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The videos that a model is judged on."""
+
+    video_ids: list[str]
+    creators: list[str | None]
+    label: np.ndarray
+    """(N,) log1p(target)"""
+
+    def groups(self) -> list[np.ndarray]:
+        """The rows of every creator; a video without a creator is a group of its own."""
+        names = [creator if creator is not None else f"\0{i}" for i, creator in enumerate(self.creators)]
+        return [np.flatnonzero(np.array(names) == name) for name in sorted(set(names))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +32,8 @@ class Evaluation:
     """Figures on the held-out videos and what they were computed from."""
 
     figures: dict[str, float]
-    """eval/NAME, with eval/NAME_low and eval/NAME_high: the 95% bootstrap interval over videos"""
-    video_ids: list[str]
-    label: np.ndarray
-    """(N,) log1p(target)"""
+    """NAME, with NAME_low and NAME_high: the 95% bootstrap interval over creators"""
+    held_out: HeldOut
     prediction: np.ndarray
     """(N,) log1p(target)"""
 
@@ -57,38 +70,56 @@ FIGURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def evaluate(
-    predictions: list[dict[str, Any]], creators: dict[str, str | None], spec: ModelSpec, seed: int
-) -> Evaluation:
-    """predictions: video_id, label and prediction in the network's unit. Figures are in log1p(target)."""
-    ids = [p["video_id"] for p in predictions]
-    label, prediction = (
-        np.array([p[key] for p in predictions]) * spec.target_std + spec.target_mean for key in ("label", "prediction")
-    )
+def evaluate(held_out: HeldOut, prediction: np.ndarray, seed: int) -> Evaluation:
+    """prediction: (N,) log1p(target). Intervals resample creators, whose videos are alike, not videos."""
+    groups = held_out.groups()
+
+    def over_rows(figure: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Sequence[int]], float]:
+        def of(sample: Sequence[int]) -> float:
+            rows = np.concatenate([groups[i] for i in sample])
+            return figure(held_out.label[rows], prediction[rows])
+
+        return of
+
+    own = [srcc(held_out.label[g], prediction[g]) if len(g) >= MIN_VIDEOS_WITHIN else np.nan for g in groups]
+    within, videos = np.array(own), np.array([len(g) for g in groups])
+
+    def within_creator(sample: Sequence[int]) -> float:
+        chosen = [i for i in sample if not np.isnan(within[i])]
+        return float(np.average(within[chosen], weights=videos[chosen])) if chosen else float("nan")
+
     figures = {}
-    for name, figure in FIGURES.items():
-        figures[f"eval/{name}"] = figure(label, prediction)
+    for name, figure in (
+        {k: over_rows(f) for k, f in FIGURES.items()} | {"within_creator_srcc": within_creator}
+    ).items():
+        low, high = _interval(figure, len(groups), seed)
+        figures |= {name: figure(range(len(groups))), f"{name}_low": low, f"{name}_high": high}
+    return Evaluation(figures, held_out, prediction)
+
+
+def advantage(better: Evaluation, other: Evaluation, seed: int) -> tuple[float, float, float]:
+    """How much higher the first one's SRCC is on the same videos, with its interval: (difference, low, high)."""
+    groups, label = better.held_out.groups(), better.held_out.label
+
+    def difference(sample: Sequence[int]) -> float:
+        rows = np.concatenate([groups[i] for i in sample])
+        return srcc(label[rows], better.prediction[rows]) - srcc(label[rows], other.prediction[rows])
+
+    return difference(range(len(groups))), *_interval(difference, len(groups), seed)
+
+
+def _interval(figure: Callable[[Sequence[int]], float], groups: int, seed: int) -> tuple[float, float]:
+    """95% percentile interval of a figure over resampled groups; NaN for fewer than two."""
+    if groups < 2:
+        return float("nan"), float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a figure that no resample changes
         interval = stats.bootstrap(
-            (label, prediction),
+            (np.arange(groups),),
             figure,
-            paired=True,
             vectorized=False,
             n_resamples=BOOTSTRAP_RESAMPLES,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        figures |= {f"eval/{name}_low": float(interval.low), f"eval/{name}_high": float(interval.high)}
-    figures["eval/within_creator_srcc"] = within_creator_srcc(label, prediction, [creators.get(i) for i in ids])
-    return Evaluation(figures, ids, label, prediction)
-
-
-def within_creator_srcc(label: np.ndarray, prediction: np.ndarray, creators: list[str | None]) -> float:
-    """Mean over creators of the SRCC among their own videos, weighted by their number; creators with fewer than
-    three videos say nothing. NaN where no creator has three."""
-    values, weights = [], []
-    for creator in sorted({c for c in creators if c is not None}):
-        own = np.array([c == creator for c in creators])
-        if own.sum() >= 3:
-            values.append(srcc(label[own], prediction[own]))
-            weights.append(own.sum())
-    return float(np.average(values, weights=weights)) if values else float("nan")
+    return float(interval.low), float(interval.high)

@@ -196,7 +196,7 @@ def _training_batches(
     for i in random.permutation(len(batches)):
         batch = batches[i]
         frames = min(loop.max_clip_frames, min(row["seconds"] for row in batch))
-        clips = np.stack([_augmented(_clip(row), frames, loop.max_shift, random) for row in batch])
+        clips = np.stack([_augmented(clip_of(row), frames, loop.max_shift, random) for row in batch])
         labels = torch.tensor([row["label"] for row in batch], dtype=torch.float32)
         yield [row["video_id"] for row in batch], torch.from_numpy(clips), labels
 
@@ -224,9 +224,9 @@ def _predict_held_out(model: EngagementModel, device: torch.device, batch_size: 
         if not rows:
             continue
         lengths = torch.tensor([row["seconds"] for row in rows])
-        clips = np.zeros((len(rows), int(lengths.max()), *_clip(rows[0]).shape[1:]), np.uint8)
+        clips = np.zeros((len(rows), int(lengths.max()), *clip_of(rows[0]).shape[1:]), np.uint8)
         for padded, row in zip(clips, rows, strict=True):
-            padded[: row["seconds"]] = _clip(row)
+            padded[: row["seconds"]] = clip_of(row)
         with torch.inference_mode(), _autocast(device):
             predictions = model(to_input(torch.from_numpy(clips).to(device)), lengths.to(device))
         mine += [
@@ -250,7 +250,8 @@ def _held_out_metrics(predictions: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _clip(row: dict[str, Any]) -> np.ndarray:
+def clip_of(row: dict[str, Any]) -> np.ndarray:
+    """uint8 (S, size, size, 3) of a row of CLIPS."""
     size = int(np.sqrt(len(row["clip"]) / row["seconds"] / 3))
     return np.frombuffer(row["clip"], np.uint8).reshape(row["seconds"], size, size, 3)
 

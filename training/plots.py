@@ -24,11 +24,11 @@ def calibration(evaluation: Evaluation, target: str) -> Figure:
     """Predicted against true engagement of the held-out videos."""
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(evaluation.prediction, evaluation.label, s=18, alpha=0.7)
-    low = min(evaluation.prediction.min(), evaluation.label.min())
-    high = max(evaluation.prediction.max(), evaluation.label.max())
+    axes.scatter(evaluation.prediction, evaluation.held_out.label, s=18, alpha=0.7)
+    low = min(evaluation.prediction.min(), evaluation.held_out.label.min())
+    high = max(evaluation.prediction.max(), evaluation.held_out.label.max())
     axes.plot([low, high], [low, high], color="grey", linewidth=0.8)
-    srcc = evaluation.figures["eval/srcc"]
+    srcc = evaluation.figures["srcc"]
     axes.set(
         xlabel=f"predicted log1p({target})",
         ylabel=f"true log1p({target})",

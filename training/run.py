@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import ray.data
 import ray.train
 import ray.util.queue
+import torch
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
@@ -25,9 +26,8 @@ from catalog import storage
 from catalog.errors import Refused, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
-from training.evaluation import Evaluation, evaluate
-from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, train_loop
-from training.models import ModelSpec
+from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, clip_of, train_loop
+from training.models import ModelSpec, for_inference, load_checkpoint, to_input
 from training.settings import LoopConfig
 from training.targets import MIN_VIDEOS, Examples
 
@@ -56,7 +56,8 @@ class Fitted:
     """a checkpoint file in a temporary folder, which the caller removes"""
     example: np.ndarray
     """uint8 (1, S, H, W, 3), a held-out clip"""
-    evaluation: Evaluation
+    predictions: dict[str, float]
+    """video_id -> log1p(target), of every held-out video that decoded"""
     undecodable: dict[str, str]
     """video_id -> why"""
     epochs: list[dict[str, float]]
@@ -125,10 +126,43 @@ def decode_clips(
     return clips.filter(pc.is_null(clips["error"])).drop_columns(["error"]), reasons
 
 
+class PredictActor:
+    """A model on one core, or on one GPU."""
+
+    def __init__(self, checkpoint: bytes):
+        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        self.model = for_inference(load_checkpoint(checkpoint)).to(self.device)
+
+    def __call__(self, clips: pa.Table) -> pa.Table:
+        predictions = []
+        for row in clips.to_pylist():
+            clip = torch.from_numpy(clip_of(row)[None].copy()).to(self.device)
+            with torch.inference_mode():
+                predictions.append(self.model.to_log_engagement(self.model(to_input(clip))).item())
+        return pa.table({"video_id": clips["video_id"], "prediction": pa.array(predictions, pa.float64())})
+
+
+def predict(clips: pa.Table, checkpoint: bytes, cores: int, gpus: int) -> dict[str, float]:
+    """video_id -> log1p(target) for a table of CLIPS, by another model than the one that was just trained."""
+    actors = max(1, gpus or cores)
+    rows = max(1, min(16, clips.num_rows // (2 * actors)))
+    graph = ray.data.from_arrow([clips.slice(i, rows) for i in range(0, clips.num_rows, rows)]).map_batches(
+        PredictActor,
+        fn_constructor_args=(checkpoint,),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+    )
+    return {row["video_id"]: row["prediction"] for row in graph.take_all()}
+
+
 def fit(
     clips: pa.Table,
     undecodable: dict[str, str],
-    creators: dict[str, str | None],
     spec: ModelSpec,
     loop: LoopConfig,
     seed: int,
@@ -138,7 +172,7 @@ def fit(
     name: str,
     on_report: Callable[[dict[str, float]], None],
 ) -> Fitted:
-    """Train on the clips that are not held out and judge on those that are. ``on_report`` is given every epoch's
+    """Train on the clips that are not held out and predict those that are. ``on_report`` is given every epoch's
     metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
 
     A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch.
@@ -195,7 +229,7 @@ def fit(
     return Fitted(
         checkpoint=folder / MODEL_FILE,
         example=example.reshape(1, first["seconds"], spec.input_size, spec.input_size, 3),
-        evaluation=evaluate(predictions, creators, spec, seed),
+        predictions={p["video_id"]: p["prediction"] * spec.target_std + spec.target_mean for p in predictions},
         undecodable=undecodable,
         epochs=epochs,
     )

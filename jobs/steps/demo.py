@@ -4,6 +4,7 @@ import shutil
 import time
 
 from analysis.recovery import recovery
+from catalog.errors import Refused
 from catalog.tables import read_videos
 from catalog.world import WorldConfig, make_world
 from jobs import promote, report, score, train
@@ -77,7 +78,10 @@ def _trained(config: train.TrainConfig) -> str:
         raise RuntimeError("the model could not be registered in MLflow (see above), so it cannot be scored with")
     champion = registry.version_with(CHAMPION)
     if champion is None:
-        promote.main(promote.PromoteConfig(version))
+        try:
+            promote.main(promote.PromoteConfig(version))
+        except Refused as refusal:  # as of a demo with a handful of videos
+            console.print(f"not promoted: {refusal}")
     else:
         console.print(f"version {champion} stays {CHAMPION}; the demo scores with its own version {version}")
     return version

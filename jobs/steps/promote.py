@@ -8,6 +8,6 @@ from tracking.names import CHAMPION, MODEL_NAME
 
 def main(config: PromoteConfig) -> int:
     print_config(resolved(config))
-    registry.promote(config.version)
+    registry.promote(config.version, config.force)
     console.print(f"{MODEL_NAME} version {config.version} is now {CHAMPION}")
     return DONE

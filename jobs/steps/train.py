@@ -1,6 +1,7 @@
 """What jobs.train does."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -9,8 +10,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import ray.train
+from rich.table import Table
 
 from catalog import storage
 from catalog.errors import Refused, check_positive
@@ -28,12 +32,23 @@ from jobs.command import (
 )
 from jobs.train import TrainConfig
 from tracking import registry
-from tracking.names import CHALLENGER, MODEL_NAME, TRAINING
+from tracking.names import (
+    BASELINE_GAIN,
+    BEST_BASELINE,
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_GAIN,
+    COMPARED_WITH,
+    MODEL_NAME,
+    TRAINING,
+)
 from tracking.runs import Run, git_commit, open_run, ui_command
-from training.models import EngagementModel, ModelSpec, load_pretrained
+from training.baselines import baselines
+from training.evaluation import Evaluation, HeldOut, advantage, evaluate
+from training.models import EngagementModel, ModelSpec, load_checkpoint, load_pretrained
 from training.networks import ARCHITECTURES
 from training.plots import calibration, learning_curves
-from training.run import Fitted, decode_clips, fit, forget
+from training.run import Fitted, decode_clips, fit, forget, predict
 from training.targets import Examples, examples
 
 
@@ -67,7 +82,7 @@ def main(config: TrainConfig) -> int:
         with open_run(TRAINING, name, tags, resume_id) as run:
             _remember_run(config.storage, name, digest, run)
             table = videos.to_pandas()
-            return _train(config, settings, spec, table, chosen, name, scaling, run, cluster["CPU"], init_weights)
+            return _train(config, settings, spec, table, chosen, name, scaling, run, cluster, init_weights)
 
 
 def _train(
@@ -79,7 +94,7 @@ def _train(
     name: str,
     scaling: ray.train.ScalingConfig,
     run: Run,
-    cores: float,
+    cluster: Mapping[str, float],
     init_weights: bytes | None,
 ) -> int:
     run.params(settings)
@@ -91,7 +106,9 @@ def _train(
             watch.alive()
             progress.update(done)
 
-        clips, undecodable = decode_clips(chosen, config.sampling, spec.input_size, max(1, int(cores)), on_decoded)
+        clips, undecodable = decode_clips(
+            chosen, config.sampling, spec.input_size, max(1, int(cluster["CPU"])), on_decoded
+        )
     if undecodable:
         console.print(f"{len(undecodable)} of {chosen.table.num_rows} videos could not be decoded and are left out:")
         for video_id, reason in list(undecodable.items())[:5]:
@@ -117,24 +134,19 @@ def _train(
             latest = ", ".join(f"{k} {report[k]:.3f}" for k in ("train/loss", "val/loss", "val/srcc"))
             progress.update(done, latest)
 
-        creators = dict(zip(chosen.table["video_id"].to_pylist(), chosen.table["creator_id"].to_pylist(), strict=True))
         fitted = fit(
-            clips, undecodable, creators, spec, config.loop, config.split.seed,
+            clips, undecodable, spec, config.loop, config.split.seed,
             init_weights, scaling, storage.absolute(config.storage), name, on_report,
         )  # fmt: skip
         for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
             log_epoch(epoch)
+    judged = _judge(fitted, chosen, videos, clips, spec, config.split.seed, cluster)
     try:
-        version = _publish(config, fitted, run, chosen)
+        version = _publish(config, fitted, judged, run, chosen)
     except BaseException:
         shutil.rmtree(fitted.checkpoint.parent, ignore_errors=True)
         raise
-    figures = fitted.evaluation.figures
-    console.print(
-        f"\nheld-out creators: SRCC {figures['eval/srcc']:.3f} "
-        f"(95% {figures['eval/srcc_low']:.3f} to {figures['eval/srcc_high']:.3f}), "
-        f"PLCC {figures['eval/plcc']:.3f}, R2 {figures['eval/r2']:.3f}, {len(fitted.evaluation.label)} videos"
-    )
+    _print_judged(judged)
     if version is None:
         kept = Path(f"{name}.pt").absolute()
         shutil.copy(fitted.checkpoint, kept)
@@ -149,15 +161,125 @@ def _train(
     return TOO_MANY_FAILED if len(undecodable) > config.max_failed_fraction * chosen.table.num_rows else DONE
 
 
-def _publish(config: TrainConfig, fitted: Fitted, run: Run, chosen: Examples) -> str | None:
-    evaluation = fitted.evaluation
-    run.metrics({k: v for k, v in evaluation.figures.items() if v == v})
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """The model beside what needs no video, on the same held-out videos."""
+
+    model: Evaluation
+    baselines: dict[str, Evaluation]
+    best_baseline: str
+    over_baseline: tuple[float, float, float]
+    """of the model's SRCC over the best baseline's: difference, low, high"""
+    champion: tuple[str, Evaluation] | None
+    """the version that is champion now, on the same videos"""
+    over_champion: tuple[float, float, float] | None
+
+
+def _judge(
+    fitted: Fitted,
+    chosen: Examples,
+    videos: pd.DataFrame,
+    clips: pa.Table,
+    spec: ModelSpec,
+    seed: int,
+    cluster: Mapping[str, float],
+) -> Judged:
+    known = ["video_uri", "creator_id"]
+    table = chosen.table.to_pandas().merge(videos.drop(columns=known), on="video_id", validate="one_to_one")
+    table = table[~table["video_id"].isin(list(fitted.undecodable))]
+    training, judged_on = table[~table["held_out"]], table[table["held_out"]]
+    creators = [None if pd.isna(creator) else str(creator) for creator in judged_on["creator_id"]]
+    held_out = HeldOut(judged_on["video_id"].tolist(), creators, judged_on["label"].to_numpy(float))
+    model = evaluate(held_out, np.array([fitted.predictions[video_id] for video_id in held_out.video_ids]), seed)
+    others = {
+        name: evaluate(held_out, prediction, seed) for name, prediction in baselines(training, judged_on, seed).items()
+    }
+    best = max(others, key=lambda name: others[name].figures["srcc"])
+    over_baseline = advantage(model, others[best], seed)
+    champion = _champion(held_out, clips, spec, seed, cluster)
+    over_champion = None if champion is None else advantage(model, champion[1], seed)
+    return Judged(model, others, best, over_baseline, champion, over_champion)
+
+
+def _champion(
+    held_out: HeldOut, clips: pa.Table, spec: ModelSpec, seed: int, cluster: Mapping[str, float]
+) -> tuple[str, Evaluation] | None:
+    """The present champion on the same videos, where it predicts the same count from the same kind of clip."""
+    version = registry.version_with(CHAMPION)
+    if version is None:
+        return None
+    try:
+        checkpoint = registry.load(f"models:/{MODEL_NAME}/{version}").checkpoint
+        its = load_checkpoint(checkpoint).spec
+    except Refused as refusal:
+        console.print(f"the present champion, version {version}, cannot be compared with: {refusal}")
+        return None
+    same = ("target", "input_size", "sample_fps")
+    other = [f"{name} {getattr(its, name)}" for name in same if getattr(its, name) != getattr(spec, name)]
+    if other:
+        console.print(f"the present champion, version {version}, cannot be compared with: it has {', '.join(other)}")
+        return None
+    judged_on = clips.filter(clips["held_out"])
+    predicted = predict(judged_on, checkpoint, int(cluster["CPU"]), int(cluster.get("GPU", 0)))
+    return version, evaluate(held_out, np.array([predicted[video_id] for video_id in held_out.video_ids]), seed)
+
+
+def _print_judged(judged: Judged) -> None:
+    held_out = judged.model.held_out
+    table = Table(title=f"{len(held_out.video_ids)} held-out videos of {len(held_out.groups())} creators")
+    for column in ("", "SRCC", "95%", "PLCC", "R2", "MAE"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {"the model": judged.model} | judged.baselines
+    if judged.champion is not None:
+        rows[f"champion, version {judged.champion[0]}"] = judged.champion[1]
+    for name, evaluation in rows.items():
+        f = evaluation.figures
+        interval = _interval(f["srcc_low"], f["srcc_high"])
+        table.add_row(name, f"{f['srcc']:.3f}", interval, f"{f['plcc']:.3f}", f"{f['r2']:.3f}", f"{f['mae']:.3f}")
+    console.print()
+    console.print(table)
+    difference, low, high = judged.over_baseline
+    console.print(
+        f"SRCC over the best baseline ({judged.best_baseline}): {difference:+.3f} (95% {_interval(low, high)}); "
+        "intervals resample creators"
+    )
+    if judged.over_champion is not None:
+        gain, gain_low, gain_high = judged.over_champion
+        console.print(
+            f"SRCC over the champion: {gain:+.3f} (95% {_interval(gain_low, gain_high)}); it may have learned "
+            "from some of these videos, which flatters it"
+        )
+    if not difference > 0:
+        console.print(
+            "warning: the model predicts no better than what needs no video, so its maps and scores mean nothing"
+        )
+
+
+def _interval(low: float, high: float) -> str:
+    return "unknown of one creator" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+
+
+def _publish(config: TrainConfig, fitted: Fitted, judged: Judged, run: Run, chosen: Examples) -> str | None:
+    run.metrics({f"eval/{k}": v for k, v in judged.model.figures.items() if v == v})
+    for name, baseline in judged.baselines.items():
+        run.metrics({f"baseline_{name}/{k}": v for k, v in baseline.figures.items() if v == v})
+    difference, low, high = judged.over_baseline
+    gain = {
+        "eval/srcc_over_baseline": difference,
+        "eval/srcc_over_baseline_low": low,
+        "eval/srcc_over_baseline_high": high,
+    }
+    run.metrics({k: v for k, v in gain.items() if v == v})
     run.metrics({"videos/all": chosen.table.num_rows, "videos/failed": len(fitted.undecodable)})
     run.dictionary(fitted.undecodable, "undecodable_videos.json")
     run.figure(learning_curves(fitted.epochs), "plots/learning_curves.png")
-    run.figure(calibration(evaluation, config.target), "plots/held_out_predictions.png")
+    run.figure(calibration(judged.model, config.target), "plots/held_out_predictions.png")
     tags = {"target": config.target, "split": "creator", "git_commit": git_commit()}
-    tags["srcc"] = f"{evaluation.figures['eval/srcc']:.4f}"
+    tags |= {"srcc": f"{judged.model.figures['srcc']:.4f}", BEST_BASELINE: judged.best_baseline}
+    tags[BASELINE_GAIN] = f"{difference:.4f}"
+    if judged.champion is not None and judged.over_champion is not None:
+        tags |= {COMPARED_WITH: judged.champion[0], CHAMPION_GAIN: f"{judged.over_champion[0]:.4f}"}
+        run.metrics({"eval/srcc_over_champion": judged.over_champion[0]})
     return registry.register(run, fitted.checkpoint, fitted.example, tags)
 
 
