@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cpu_time import cpu_model
+from scoring.graph import MAX_FRAMES_A_BATCH
 from scoring.saliency import EngagementMapper, gradient_maps
 from training.models import EngagementModel, ModelSpec, for_inference, to_input
 from training.networks import ARCHITECTURES
@@ -33,6 +34,8 @@ def compared(architecture: str, clips: list[np.ndarray]) -> Table:
     direct = for_inference(copy.deepcopy(plain))
     mapper = EngagementMapper(for_inference(copy.deepcopy(plain)))
     saliency = Saliency(plain)
+    at_once = max(1, MAX_FRAMES_A_BATCH["cpu"] // len(clips[0]))
+    batches = [clips[i : i + at_once] for i in range(0, len(clips), at_once)]
 
     def by_captum() -> list[np.ndarray]:
         maps = []
@@ -42,13 +45,19 @@ def compared(architecture: str, clips: list[np.ndarray]) -> Table:
         return maps
 
     def by_direct_convolutions() -> list[np.ndarray]:
-        maps, _ = gradient_maps(direct, torch.from_numpy(np.stack(clips)), None, contextlib.nullcontext())
-        return list(maps.numpy())
+        return [
+            E
+            for batch in batches
+            for E in gradient_maps(direct, torch.from_numpy(np.stack(batch)), None, contextlib.nullcontext())[0].numpy()
+        ]
+
+    def as_it_is() -> list[np.ndarray]:
+        return [E for batch in batches for E, _ in mapper(batch)]
 
     ways: dict[str, Callable[[], list[np.ndarray]]] = {
         "Captum Saliency, fp32": by_captum,
         "ours, direct convolutions, fp32": by_direct_convolutions,
-        f"ours, as it is ({'bf16' if mapper.bf16 else 'Winograd'})": lambda: [E for E, _ in mapper(clips)],
+        f"ours, as it is ({'bf16' if mapper.bf16 else 'Winograd'})": as_it_is,
     }
     maps = {name: np.concatenate([E.ravel() for E in way()]) for name, way in ways.items()}
     spent = dict.fromkeys(ways, float("inf"))
@@ -72,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES), choices=list(ARCHITECTURES))
     parser.add_argument("--seconds", type=int, nargs="+", default=[10, 30], help="lengths of clips (default 10 30)")
-    parser.add_argument("--clips", type=int, default=3, help="clips in a batch (default 3)")
+    parser.add_argument("--clips", type=int, default=3, help="how many clips (default 3)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=120)

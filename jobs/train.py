@@ -38,6 +38,9 @@ class TrainConfig:
     """name of the run; default: from its settings, so that the same command goes on with a run that was cut off"""
     max_failed_fraction: float = 0.5
     """exit with 3 where more than this share of the videos could not be decoded"""
+    unknown_at_posting: tuple[str, ...] = ()
+    """columns that the metadata baseline must not see, because they are known only after a video was posted; the usual
+    counts never are"""
     limit: int | None = None
     """only the first so many videos, for a trial"""
     dry_run: bool = False

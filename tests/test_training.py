@@ -131,10 +131,10 @@ def test_advantage_is_the_difference_on_the_same_videos() -> None:
     random = np.random.default_rng(0)
     videos = held_out(random.normal(size=80).tolist())
     good, bad = (evaluate(videos, videos.label + noise * random.normal(size=80), seed=0) for noise in (0.3, 3))
-    difference, low, high = advantage(good, bad, seed=0)
+    difference, low, high = advantage(good, bad)
     assert difference == pytest.approx(good.figures["srcc"] - bad.figures["srcc"])
     assert 0 < low < difference < high
-    assert advantage(good, good, seed=0) == (0, 0, 0)
+    assert advantage(good, good) == (0, 0, 0)
 
 
 def metadata(rows: int, seed: int) -> pd.DataFrame:
@@ -164,7 +164,8 @@ def test_each_baseline_learns_what_it_sees_and_nothing_else() -> None:
     assert found["creator_mean"] == pytest.approx([means[f"c{i % 10}"] for i in range(100)])
     skill = {name: srcc(judged_on["label"].to_numpy(), found[name]) for name in found}
     assert skill["metadata"] > 0.9 > 0.6 > skill["followers"] > 0.05
-    assert list(metadata_features(training)) == ["posted_hour", "posted_weekday", "followers", "category"]
+    assert list(metadata_features(training, 400)) == ["posted_hour", "posted_weekday", "followers", "category"]
+    assert list(metadata_features(training, 400, ["followers"])) == ["posted_hour", "posted_weekday", "category"]
 
 
 def test_baselines_of_a_bare_table_and_of_creators_never_seen() -> None:
@@ -176,6 +177,16 @@ def test_baselines_of_a_bare_table_and_of_creators_never_seen() -> None:
         "creator_mean": [2, 3, 3],
     }
     assert len(baselines(training, judged_on, seed=0)["metadata"]) == 3
+
+
+def test_baselines_leave_out_columns_that_training_videos_do_not_have() -> None:
+    training, judged_on = metadata(60, 0), metadata(20, 1)
+    training = training.assign(followers=np.nan, posted_at=pd.NaT, price=np.nan, clicks=np.inf)
+    judged_on = judged_on.assign(price=2.0, clicks=1.0)
+    found = baselines(training, judged_on, seed=0)
+    assert list(found) == ["constant", "creator_mean", "metadata"]
+    both = pd.concat([training, judged_on], ignore_index=True)
+    assert list(metadata_features(both, 60)) == ["category"]
 
 
 def test_training_batches_use_every_row_once_and_cut_to_the_shortest_clip() -> None:
@@ -279,11 +290,9 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
         for name, value in tags.items():
             client.set_model_version_tag("pe-engagement", version, name, value)
 
-    for gain in ("-0.1", "0.0", "nan"):
-        tagged(srcc_over_baseline=gain, best_baseline="followers")
-        with pytest.raises(
-            Refused, match=f"no better than what needs no video .followers: SRCC {gain} higher.*--force"
-        ):
+    for low in ("-0.1", "0.0", "nan"):
+        tagged(srcc_over_baseline="0.3", srcc_over_baseline_low=low, best_baseline="followers")
+        with pytest.raises(Refused, match=f"beyond chance .SRCC 0.3 higher than followers, .* {low}.*--force"):
             registry.promote(version)
     assert registry.version_with("champion") is None
     registry.promote(version, force=True)
@@ -294,7 +303,7 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
     version = str(client.create_model_version("pe-engagement", "runs:/none", run_id=run_id).version)
     with pytest.raises(Refused, match="never compared"):
         registry.promote(version)
-    tagged(srcc_over_baseline="0.2", best_baseline="metadata")
+    tagged(srcc_over_baseline="0.2", srcc_over_baseline_low="0.1", best_baseline="metadata")
     with pytest.raises(Refused, match=f"not compared with the present champion, version {first}, but with none"):
         registry.promote(version)
     tagged(compared_with_version=first, srcc_over_champion="-0.01")
@@ -330,7 +339,12 @@ def test_two_workers_train_together_from_given_weights(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 workers, {'CPU': 1} each" in done.stdout
     held_out = int(re.findall(r"(\d+) held out", done.stdout)[0])
-    assert f", {held_out} videos" in done.stdout  # judged on all, each worker's share gathered
+    assert f"{held_out} held-out videos of" in done.stdout  # judged on all, each worker's share gathered
+    champion = registry.version_with("champion")
+    assert f"champion, version {champion}" in done.stdout
+    tags = client.get_model_version_by_alias("pe-engagement", "challenger").tags
+    assert tags["compared_with_version"] == champion
+    assert -2 <= float(tags["srcc_over_champion"]) <= 2
     version = client.get_model_version_by_alias("pe-engagement", "challenger").version
     stored = load_checkpoint(registry.load(f"models:/pe-engagement/{version}").checkpoint)
     trained = stored.network.state_dict()["layer3.0.conv1.0.weight"]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 MODEL_NAME = "pe-engagement"
 CHAMPION, CHALLENGER = "champion", "challenger"
-BEST_BASELINE, BASELINE_GAIN = "best_baseline", "srcc_over_baseline"
-"""Tags of a version: which of the models that need no video did best, and how much higher the version's SRCC is."""
+BEST_BASELINE = "best_baseline"
+"""Tag of a version: which of the models that need no video did best on its held-out videos."""
+BASELINE_GAIN, BASELINE_GAIN_LOW = "srcc_over_baseline", "srcc_over_baseline_low"
+"""Tags of a version: how much higher its SRCC is than that one's, and the lower end of the 95% interval."""
 COMPARED_WITH, CHAMPION_GAIN = "compared_with_version", "srcc_over_champion"
 """Tags of a version: the champion when it was trained, and how much higher its SRCC is on the same videos."""
 TRAINING, SCORING, LIFT = "pe-training", "pe-scoring", "pe-lift"

@@ -20,6 +20,7 @@ from mlflow.types import Schema, TensorSpec
 from catalog.errors import Refused
 from tracking.names import (
     BASELINE_GAIN,
+    BASELINE_GAIN_LOW,
     BEST_BASELINE,
     CHALLENGER,
     CHAMPION,
@@ -134,19 +135,21 @@ def promote(version: str, force: bool = False) -> None:
 
 def _objection(tags: dict[str, str], champion: str | None) -> str | None:
     """Why a version with these tags should not become the champion."""
-    if BASELINE_GAIN not in tags:
+    if BASELINE_GAIN_LOW not in tags:
         return "was never compared with models that need no video"
-    if not float(tags[BASELINE_GAIN]) > 0:
+    if not float(tags[BASELINE_GAIN_LOW]) > 0:
         return (
-            f"predicts no better than what needs no video ({tags.get(BEST_BASELINE)}: SRCC {tags[BASELINE_GAIN]} "
-            "higher), so its maps and scores mean nothing"
+            "does not predict better than what needs no video beyond chance (SRCC "
+            f"{tags[BASELINE_GAIN]} higher than {tags[BEST_BASELINE]}, lower end of the 95% interval "
+            f"{tags[BASELINE_GAIN_LOW]}), so its maps and scores may mean nothing"
         )
     if champion is None:
         return None
     if tags.get(COMPARED_WITH) != champion:
         return (
             f"was not compared with the present {CHAMPION}, version {champion}, but with "
-            f"{tags.get(COMPARED_WITH, 'none')}; train again to compare the two on the same videos"
+            f"{tags.get(COMPARED_WITH, 'none')}; training compares the two where they predict the same count "
+            "from the same kind of clip"
         )
     if not float(tags[CHAMPION_GAIN]) > 0:
         return f"is no better than the present {CHAMPION}, version {champion} (SRCC {tags[CHAMPION_GAIN]} higher)"

@@ -17,9 +17,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from catalog.errors import Refused
 from training.networks import ARCHITECTURES, Factored
 
-KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
-KINETICS_STD = (0.22803, 0.22145, 0.216989)
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
@@ -55,13 +52,14 @@ class EngagementModel(nn.Module):
             raise Refused(f"unknown model {spec.architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
         self.spec = spec
         self.network = ARCHITECTURES[spec.architecture]()
-        self.register_buffer("mean", torch.tensor(KINETICS_MEAN).view(1, 3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(KINETICS_STD).view(1, 3, 1, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.network, name)).view(1, 3, 1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, clips: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.network((clips - self.mean) / self.std, lengths).squeeze(1)
 
-    def to_log_engagement(self, standardised: Tensor) -> Tensor:
+    def to_log_engagement(self, standardised: Any) -> Any:
         """From the network's unit to log1p(target)."""
         return standardised * self.spec.target_std + self.spec.target_mean
 
@@ -125,10 +123,12 @@ def load_pretrained(network: nn.Module, file: Path | BinaryIO, name: str | None 
     if not isinstance(state, dict):
         raise Refused(f"{name} holds no weights by name; expected torchvision's state_dict of this network")
     state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
-    under, new_parts = network.pretrained_under, network.new_parts  # pyright: ignore
-    state = {under + k: v for k, v in state.items() if not k.startswith("fc.")}
-    new = {k: v for k, v in network.state_dict().items() if k.startswith(new_parts)}  # pyright: ignore
-    _load_fitting(network, state | new, name)
+    under: str = network.pretrained_under  # pyright: ignore[reportAssignmentType]
+    if not any(k.startswith(under) for k in state):
+        state = {under + k: v for k, v in state.items() if not k.startswith("fc.")}
+    new = {k: v for k, v in network.state_dict().items() if k.startswith(network.new_parts)}  # pyright: ignore
+    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    _load_fitting(network, new | state, name)
 
 
 def _read_tensors(file: Path | BinaryIO, name: str) -> dict[str, Any]:

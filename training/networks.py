@@ -69,6 +69,8 @@ class VideoResNet(nn.Module):
     convolutions: one kind for each of the four stages. width: channels of the first stage.
     """
 
+    mean, std = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+    """of Kinetics-400's pixels, RGB"""
     pretrained_under = ""
     new_parts = ("fc.",)
 
@@ -156,6 +158,8 @@ class FrameConv3d(nn.Module):
     ResNet-18 where theirs was Xception.
     """
 
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    """of ImageNet's pixels, RGB"""
     pretrained_under = "encoder."
     new_parts = ("head.", "dense.", "fc.")
 

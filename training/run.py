@@ -224,12 +224,13 @@ def fit(
         shutil.copy(Path(kept, MODEL_FILE), folder / MODEL_FILE)
         predictions = json.loads(Path(kept, PREDICTIONS_FILE).read_text())
         epochs = json.loads(Path(kept, HISTORY_FILE).read_text())
+    judged = load_checkpoint(folder / MODEL_FILE)  # of a finished run that is resumed, not this attempt's
     first = held_out.slice(0, 1).to_pylist()[0]
     example = np.frombuffer(first["clip"], np.uint8)
     return Fitted(
         checkpoint=folder / MODEL_FILE,
         example=example.reshape(1, first["seconds"], spec.input_size, spec.input_size, 3),
-        predictions={p["video_id"]: p["prediction"] * spec.target_std + spec.target_mean for p in predictions},
+        predictions={p["video_id"]: judged.to_log_engagement(p["prediction"]) for p in predictions},
         undecodable=undecodable,
         epochs=epochs,
     )

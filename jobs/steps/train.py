@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.train
 from rich.table import Table
 
@@ -34,6 +35,7 @@ from jobs.train import TrainConfig
 from tracking import registry
 from tracking.names import (
     BASELINE_GAIN,
+    BASELINE_GAIN_LOW,
     BEST_BASELINE,
     CHALLENGER,
     CHAMPION,
@@ -43,7 +45,7 @@ from tracking.names import (
     TRAINING,
 )
 from tracking.runs import Run, git_commit, open_run, ui_command
-from training.baselines import baselines
+from training.baselines import baselines, metadata_features
 from training.evaluation import Evaluation, HeldOut, advantage, evaluate
 from training.models import EngagementModel, ModelSpec, load_checkpoint, load_pretrained
 from training.networks import ARCHITECTURES
@@ -140,8 +142,8 @@ def _train(
         )  # fmt: skip
         for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
             log_epoch(epoch)
-    judged = _judge(fitted, chosen, videos, clips, spec, config.split.seed, cluster)
     try:
+        judged = _judge(config, fitted, chosen, videos, clips, spec, cluster)
         version = _publish(config, fitted, judged, run, chosen)
     except BaseException:
         shutil.rmtree(fitted.checkpoint.parent, ignore_errors=True)
@@ -176,28 +178,32 @@ class Judged:
 
 
 def _judge(
+    config: TrainConfig,
     fitted: Fitted,
     chosen: Examples,
     videos: pd.DataFrame,
     clips: pa.Table,
     spec: ModelSpec,
-    seed: int,
     cluster: Mapping[str, float],
 ) -> Judged:
-    known = ["video_uri", "creator_id"]
-    table = chosen.table.to_pandas().merge(videos.drop(columns=known), on="video_id", validate="one_to_one")
-    table = table[~table["video_id"].isin(list(fitted.undecodable))]
-    training, judged_on = table[~table["held_out"]], table[table["held_out"]]
+    seed, ours = config.split.seed, [name for name in chosen.table.column_names if name != "video_id"]
+    rest = videos.drop(columns=ours, errors="ignore")
+    table = chosen.table.to_pandas().merge(rest, on="video_id", validate="one_to_one")
+    training = table[~table["held_out"] & ~table["video_id"].isin(list(fitted.undecodable))]
+    judged_on = table[table["video_id"].isin(list(fitted.predictions))]
     creators = [None if pd.isna(creator) else str(creator) for creator in judged_on["creator_id"]]
     held_out = HeldOut(judged_on["video_id"].tolist(), creators, judged_on["label"].to_numpy(float))
     model = evaluate(held_out, np.array([fitted.predictions[video_id] for video_id in held_out.video_ids]), seed)
     others = {
-        name: evaluate(held_out, prediction, seed) for name, prediction in baselines(training, judged_on, seed).items()
+        name: evaluate(held_out, prediction, seed)
+        for name, prediction in baselines(training, judged_on, seed, config.unknown_at_posting).items()
     }
+    features = metadata_features(training, len(training), config.unknown_at_posting).columns
+    console.print(f"columns that the metadata baseline sees: {', '.join(features) or 'none'}")
     best = max(others, key=lambda name: others[name].figures["srcc"])
-    over_baseline = advantage(model, others[best], seed)
+    over_baseline = advantage(model, others[best])
     champion = _champion(held_out, clips, spec, seed, cluster)
-    over_champion = None if champion is None else advantage(model, champion[1], seed)
+    over_champion = None if champion is None else advantage(model, champion[1])
     return Judged(model, others, best, over_baseline, champion, over_champion)
 
 
@@ -211,22 +217,23 @@ def _champion(
     try:
         checkpoint = registry.load(f"models:/{MODEL_NAME}/{version}").checkpoint
         its = load_checkpoint(checkpoint).spec
-    except Refused as refusal:
-        console.print(f"the present champion, version {version}, cannot be compared with: {refusal}")
+        for name in ("target", "input_size", "sample_fps"):
+            if getattr(its, name) != getattr(spec, name):
+                raise Refused(f"its {name} is {getattr(its, name)}")
+        judged_on = clips.filter(pc.is_in(clips["video_id"], pa.array(held_out.video_ids)))
+        with StallWatch(3600):
+            predicted = predict(judged_on, checkpoint, int(cluster["CPU"]), int(cluster.get("GPU", 0)))
+        prediction = np.array([predicted[video_id] for video_id in held_out.video_ids])
+    except Exception as error:  # whatever it is, the model that has just been trained must be kept
+        why = f"{'' if isinstance(error, Refused) else type(error).__name__ + ': '}{error}"
+        console.print(f"the present champion, version {version}, cannot be compared with: {why}")
         return None
-    same = ("target", "input_size", "sample_fps")
-    other = [f"{name} {getattr(its, name)}" for name in same if getattr(its, name) != getattr(spec, name)]
-    if other:
-        console.print(f"the present champion, version {version}, cannot be compared with: it has {', '.join(other)}")
-        return None
-    judged_on = clips.filter(clips["held_out"])
-    predicted = predict(judged_on, checkpoint, int(cluster["CPU"]), int(cluster.get("GPU", 0)))
-    return version, evaluate(held_out, np.array([predicted[video_id] for video_id in held_out.video_ids]), seed)
+    return version, evaluate(held_out, prediction, seed)
 
 
 def _print_judged(judged: Judged) -> None:
     held_out = judged.model.held_out
-    table = Table(title=f"{len(held_out.video_ids)} held-out videos of {len(held_out.groups())} creators")
+    table = Table(title=f"{len(held_out.video_ids)} held-out videos of {held_out.groups} creators")
     for column in ("", "SRCC", "95%", "PLCC", "R2", "MAE"):
         table.add_column(column, justify="left" if not column else "right")
     rows = {"the model": judged.model} | judged.baselines
@@ -249,9 +256,10 @@ def _print_judged(judged: Judged) -> None:
             f"SRCC over the champion: {gain:+.3f} (95% {_interval(gain_low, gain_high)}); it may have learned "
             "from some of these videos, which flatters it"
         )
-    if not difference > 0:
+    if not low > 0:
         console.print(
-            "warning: the model predicts no better than what needs no video, so its maps and scores mean nothing"
+            "warning: that the model predicts better than what needs no video cannot be told from chance here, so "
+            "its maps and scores may mean nothing"
         )
 
 
@@ -276,7 +284,7 @@ def _publish(config: TrainConfig, fitted: Fitted, judged: Judged, run: Run, chos
     run.figure(calibration(judged.model, config.target), "plots/held_out_predictions.png")
     tags = {"target": config.target, "split": "creator", "git_commit": git_commit()}
     tags |= {"srcc": f"{judged.model.figures['srcc']:.4f}", BEST_BASELINE: judged.best_baseline}
-    tags[BASELINE_GAIN] = f"{difference:.4f}"
+    tags |= {BASELINE_GAIN: f"{difference:.4f}", BASELINE_GAIN_LOW: f"{low:.4f}"}
     if judged.champion is not None and judged.over_champion is not None:
         tags |= {COMPARED_WITH: judged.champion[0], CHAMPION_GAIN: f"{judged.over_champion[0]:.4f}"}
         run.metrics({"eval/srcc_over_champion": judged.over_champion[0]})
