@@ -6,6 +6,7 @@ import sys
 BENCHMARKS = (
     ("benchmarks.decode",),
     ("benchmarks.locate",),
+    ("benchmarks.saliency",),
     ("benchmarks.engagement",),
     ("benchmarks.peer",),
     ("benchmarks.first_run",),
