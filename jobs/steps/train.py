@@ -350,7 +350,8 @@ def _scaling(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.Sca
 
 def _digest(settings: dict, chosen: Examples) -> str:
     """Names a run by what it learns from and how, so that the same command finds it again."""
-    how = {k: v for k, v in settings.items() if k not in ("storage", "name", "dry_run", "cpus_per_worker", "unknown_at_posting")}
+    beside_it = ("storage", "name", "dry_run", "cpus_per_worker", "unknown_at_posting")
+    how = {k: v for k, v in settings.items() if k not in beside_it}
     data = hashlib.sha256(str(chosen.table.drop_columns(["video_uri"]).to_pydict()).encode()).hexdigest()
     return hashlib.sha256((json.dumps(how, default=str, sort_keys=True) + data).encode()).hexdigest()[:10]
 
