@@ -85,10 +85,10 @@ def test_exit_codes(
 def test_a_job_that_stalls_is_ended_and_one_that_lives_is_not() -> None:
     with pytest.raises(TimeoutError, match="no video was finished"), StallWatch(0.2):
         time.sleep(5)
-    with StallWatch(0.5) as watch:
-        for _ in range(10):
+    with StallWatch(4) as watch:
+        for _ in range(5):
             watch.alive()
-            time.sleep(0.1)
+            time.sleep(1)
 
 
 @pytest.mark.parametrize("job", ["train", "promote", "score", "report", "demo"])
