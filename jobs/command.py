@@ -39,7 +39,8 @@ def run_job(config_type: type[Config], main: Callable[[Config], int], descriptio
     """Parse the command line, run ``main`` and exit: 0 done, 1 broke, 2 refused at the door, 3 too many failed,
     130 stopped by Ctrl-C or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a script's background jobs begin with SIGINT ignored
+        signal.signal(stop, signal.default_int_handler)
     try:
         config = parse(config_type, sys.argv[1:], description)
         code = main(config)

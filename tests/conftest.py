@@ -1,6 +1,7 @@
 """What several test files share: a small made-up world, made once."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from catalog.world import WorldConfig, WorldPaths, make_world
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background jobs begin with ignored
 
 
 @pytest.fixture(scope="session")
