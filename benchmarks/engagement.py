@@ -32,9 +32,10 @@ from scoring.pe import pe_scores
 from scoring.saliency import EngagementMapper
 from tracking import registry
 from tracking.names import CHALLENGER, MODEL_NAME
+from training.decode import network_input
 from training.models import for_inference, load_checkpoint
-from training.settings import SplitConfig
-from training.targets import examples
+from training.settings import SplitConfig, TargetConfig
+from training.splits import held_out_ids
 
 PROJECT = Path(__file__).parents[1]
 TIMEOUT_S = 3600.0
@@ -62,11 +63,10 @@ def trained(world: WorldPaths, folder: Path, seed: int, flags: list[str]) -> Eng
 def judged(world: WorldPaths, mapper: EngagementMapper, seed: int) -> dict[str, float]:
     videos = read_videos(str(world.videos))
     rows = pd.read_parquet(world.truth).merge(videos.select(["video_id", "video_uri", "shares"]).to_pandas())
-    split = examples(videos, str(world.videos), "shares", SplitConfig(seed=seed)).table
-    unseen = set(split.filter(split["held_out"])["video_id"].to_pylist())
+    unseen = held_out_ids(videos, str(world.videos), TargetConfig(), SplitConfig(seed=seed))
     found = []
     for row in rows.to_dict("records"):
-        clip = np.stack([frame.rgb((GRID, GRID)) for frame in iter_frames(row["video_uri"])])
+        clip = np.stack([network_input(frame, GRID) for frame in iter_frames(row["video_uri"])])
         masks = read_masks(world.folder, row["video_id"])
         ((E, engagement),) = mapper([clip])
         elsewhere = E[~(masks.element | masks.distractor | masks.product)].mean()

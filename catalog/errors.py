@@ -13,6 +13,10 @@ class Refused(Exception):
     """
 
 
+class Broken(Exception):
+    """A job that runs cannot go on; says why and what to do, and exits with 1, without a stack trace."""
+
+
 class ErrorCode(StrEnum):
     """The closed list of ``error_code`` in the scores table."""
 

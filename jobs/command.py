@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from catalog.errors import Refused
+from catalog.errors import Broken, Refused
 
 DONE, BROKE, REFUSED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -47,6 +47,9 @@ def run_job(config_type: type[Config], main: Callable[[Config], int], descriptio
     except Refused as refusal:
         print(f"refused: {refusal}", file=sys.stderr)
         code = REFUSED
+    except Broken as error:
+        print(f"the job broke: {error}", file=sys.stderr)
+        code = BROKE
     except KeyboardInterrupt:
         print("stopped; the same command goes on where this one ended", file=sys.stderr)
         code = INTERRUPTED

@@ -1,12 +1,11 @@
 """Train the engagement model: python -m jobs.train --videos V"""
 
 import dataclasses
-from typing import Literal
 
 from catalog.sampling import SamplingConfig
 from jobs.command import run_job
 from tracking.names import LOCAL_STORE
-from training.settings import LoopConfig, SplitConfig
+from training.settings import LoopConfig, SplitConfig, TargetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +14,6 @@ class TrainConfig:
     """table of videos (.parquet, .csv, .jsonl; local or s3://): video_id, video_uri, creator_id and the target"""
     products: str | None = None
     """table of products; where given, every product_id of the videos must be in it"""
-    target: Literal["shares", "likes", "comments", "views"] = "shares"
-    """the count to predict, as log1p"""
     architecture: str = "r3d_18"
     """r3d_18, mc3_18, r2plus1d_18, frame_conv3d (a network for images on every frame and one 3D convolution), or
     r3d_18_w16, r3d_18 with a quarter of the channels, for trials on CPUs"""
@@ -25,6 +22,7 @@ class TrainConfig:
     ImageNet's resnet18 for frame_conv3d"""
     input_size: int = 112
     """height and width to which frames are squashed, pixels; also E's grid"""
+    targets: TargetConfig = dataclasses.field(default_factory=TargetConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
@@ -32,6 +30,16 @@ class TrainConfig:
     """Ray Train workers, a GPU each where the cluster has them"""
     cpus_per_worker: int | None = None
     """cores of a worker; default: all cores, shared evenly (with GPUs: 4)"""
+    wait_for_workers: float = 120.0
+    """seconds to wait for nodes that the workers need, where the job joins a cluster that may still grow"""
+    shuffled_control: bool = True
+    """train a second model on shuffled labels, for as long: what it reaches is chance; --no-shuffled-control saves
+    its time"""
+    sweep: str | None = None
+    """YAML file with lists of values for flags, such as learning-rate: [0.001, 0.003]: tries all combinations, then
+    trains with the one that does best on the validation videos (needs --validation-fraction)"""
+    clip_cache: str = str(LOCAL_STORE / "clips")
+    """folder in which decoded clips are kept for later runs; on a cluster a shared one, such as s3://"""
     storage: str = str(LOCAL_STORE / "training")
     """folder for checkpoints until the run is done; on a cluster a shared one, such as s3://"""
     name: str | None = None

@@ -18,6 +18,7 @@ from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
 from scoring.product import Detection, ProductIndex, View, locate
 from scoring.settings import ProductConfig
+from training.decode import network_input
 
 FETCH_TIMEOUT_S = 120.0
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -56,7 +57,6 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
     cv2.setNumThreads(1)
     keep_freed_memory()
     index = ProductIndex(product)
-    grid = (input_size, input_size)
 
     def prepare(request: Request) -> Prepared:
         started = time.thread_time()
@@ -76,7 +76,7 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
             ):
                 if not clip:
                     width, height = frame.size
-                clip.append(frame.rgb(grid))
+                clip.append(network_input(frame, input_size))
                 if views is not None:
                     grays.append(frame.gray(product.working_short_side))
         decoded = time.thread_time()

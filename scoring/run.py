@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -256,7 +256,8 @@ def finish(
 
 
 def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
-    for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for batch in batches:
         yield batch.to_pylist()
 
 

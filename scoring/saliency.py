@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.models import EngagementModel, to_input
+from training.models import EngagementModel, has_bf16_units, to_input
 from training.winograd import with_winograd
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class EngagementMapper:
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.method = METHODS[method]
-        self.bf16 = self._has_bf16_units() and self._bf16_agrees()
+        self.bf16 = has_bf16_units(self.device) and self._bf16_agrees()
         if self.device.type == "cpu" and not self.bf16:
             self.model = with_winograd(self.model)
 
@@ -103,12 +103,6 @@ class EngagementMapper:
 
     def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    def _has_bf16_units(self) -> bool:
-        if self.device.type == "cuda":
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-        # AVX2-only CPUs emulate bf16, slower than fp32
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
     def _bf16_agrees(self) -> bool:
         size = self.model.spec.input_size

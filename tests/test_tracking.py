@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tracking.names import SCORING, TRAINING
+from tracking.names import SCORING_RUNS, TRAINING_RUNS
 from tracking.runs import open_run
 
 
@@ -16,7 +16,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     done = False
-    with open_run(SCORING, "a run", {}) as run:
+    with open_run(SCORING_RUNS, "a run", {}) as run:
         run.metrics({"videos/ok": 1})
         run.params({"a": 1})
         done = True
@@ -27,7 +27,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
 
 def test_a_run_is_running_until_its_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    with open_run(TRAINING, "a run", {}) as run:
+    with open_run(TRAINING_RUNS, "a run", {}) as run:
         run.table_input("videos", "v.parquet", pd.DataFrame({"video_id": ["a"]}), "training")
         running = MlflowClient().get_run(str(run.run_id))
         assert running.info.status == "RUNNING"
@@ -38,19 +38,19 @@ def test_a_run_is_running_until_its_block_ends(tmp_path: Path, monkeypatch: pyte
 
 def test_a_run_that_was_deleted_meanwhile_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    with open_run(TRAINING, "a run", {}) as first:
+    with open_run(TRAINING_RUNS, "a run", {}) as first:
         pass
-    with open_run(TRAINING, "a run", {}, first.run_id) as same:
+    with open_run(TRAINING_RUNS, "a run", {}, first.run_id) as same:
         assert same.run_id == first.run_id
     MlflowClient().delete_run(str(first.run_id))
-    with open_run(TRAINING, "a run", {}, first.run_id) as another:
+    with open_run(TRAINING_RUNS, "a run", {}, first.run_id) as another:
         assert another.run_id not in (None, first.run_id)
 
 
 def test_a_run_keeps_what_it_is_told_and_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(RuntimeError, match="broke"), open_run(SCORING, "a run", {"output": "x"}) as run:
+    with pytest.raises(RuntimeError, match="broke"), open_run(SCORING_RUNS, "a run", {"output": "x"}) as run:
         run.params({"fps": 1.0})
         run.metrics({"videos/ok": 3}, step=2)
         raise RuntimeError("broke")

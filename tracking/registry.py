@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import platform
 import re
 import warnings
 from importlib import metadata
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "model.pt"
 REQUIREMENTS = ("torch", "numpy", "mlflow")
+LIBRARIES = ("torch", "ray", "mlflow", "numpy", "av", "opencv-python-headless", "scikit-learn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,24 +52,26 @@ class StoredModel:
     checkpoint: bytes
 
 
-def register(run: Run, checkpoint: Path, example: np.ndarray, tags: dict[str, str]) -> str | None:
+def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: dict[str, str], card: str) -> str | None:
     """Log the model to ``run`` and register it as the challenger; returns its version, None where MLflow failed.
 
-    example: uint8 (1, S, H, W, 3), a clip that shows the input's form.
+    checkpoint: model.pt; other files of its folder are stored beside it. example: uint8 (1, S, H, W, 3), a clip that
+    shows the input's form. unit: of the output, for people. card: Markdown, the version's description.
     """
     if run.run_id is None:
         return None
     try:
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, *example.shape[2:]), "clips")]),
-            Schema([TensorSpec(np.dtype(np.float32), (-1,), "log1p_engagement")]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1,), unit)]),
         )
         with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # hints to the model's author
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(PROJECT / "training" / "pyfunc.py"),
-                artifacts={"checkpoint": str(checkpoint)},
+                artifacts={"checkpoint": str(checkpoint)}
+                | {file.stem: str(file) for file in checkpoint.parent.iterdir() if file != checkpoint},
                 code_paths=[str(PROJECT / "training"), str(PROJECT / "catalog")],
                 signature=signature,
                 input_example={"clips": example},
@@ -80,11 +84,17 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, tags: dict[str, st
         version = str(info.registered_model_version)
         for key, value in tags.items():
             client.set_model_version_tag(MODEL_NAME, version, key, value)
+        client.update_model_version(MODEL_NAME, version, card)
         client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
         return version
     except Exception as error:
         run.failed("registering the model", error)
         return None
+
+
+def library_versions() -> dict[str, str]:
+    """Tags of what a model was made with."""
+    return {"library/python": platform.python_version()} | {f"library/{n}": metadata.version(n) for n in LIBRARIES}
 
 
 def load(uri: str) -> StoredModel:

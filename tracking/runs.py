@@ -127,6 +127,15 @@ class Run:
         MlflowClient().log_dict(self._id, content, file)
 
     @_never_fatal
+    def text(self, content: str, file: str) -> None:
+        MlflowClient().log_text(self._id, content, file)
+
+    @_never_fatal
+    def description(self, markdown: str) -> None:
+        """What the UI shows above a run's parameters."""
+        MlflowClient().set_tag(self._id, "mlflow.note.content", markdown)
+
+    @_never_fatal
     def figure(self, figure: Any, file: str) -> None:
         MlflowClient().log_figure(self._id, figure, file)
 
@@ -144,8 +153,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(experiment: str, name: str, tags: Mapping[str, str], resume_id: str | None = None) -> Iterator[Run]:
-    """A run of ``experiment``, FINISHED or FAILED with the block; ``resume_id`` goes on with an earlier one."""
+def open_run(
+    experiment: str, name: str, tags: Mapping[str, str], resume_id: str | None = None, parent: Run | None = None
+) -> Iterator[Run]:
+    """A run of ``experiment``, FINISHED or FAILED with the block; ``resume_id`` goes on with an earlier one. The UI
+    shows it below its ``parent``."""
     run = Run(None)
     try:
         uri = connect()
@@ -158,7 +170,8 @@ def open_run(experiment: str, name: str, tags: Mapping[str, str], resume_id: str
             "MLflow at %s cannot be used, the job goes on without it: %s",
             os.environ.get("MLFLOW_TRACKING_URI", LOCAL_STORE), str(error).split("\n")[0][:300],
         )  # fmt: skip
-    run.tags({"mlflow.source.git.commit": git_commit(), "mlflow.source.type": "JOB", **tags})
+    above = {"mlflow.parentRunId": parent.run_id} if parent is not None and parent.run_id else {}
+    run.tags({"mlflow.source.git.commit": git_commit(), "mlflow.source.type": "JOB", **above, **tags})
     try:
         yield run
     except BaseException as error:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 MIN_VIDEOS_WITHIN = 3
@@ -110,6 +111,26 @@ def advantage(better: Evaluation, other: Evaluation) -> tuple[float, float, floa
     """How much higher the first one's SRCC is on the same videos, with its interval: (difference, low, high)."""
     difference = better.figures["srcc"] - other.figures["srcc"]
     return difference, *_interval(better.resampled_srcc - other.resampled_srcc)
+
+
+def calibration(evaluation: Evaluation, seed: int, groups: int = 10) -> pd.DataFrame:
+    """Held-out videos in ``groups`` of like prediction, the lowest first: videos, predicted and true (means of
+    log1p(target)), with the 95% interval of the latter over resampled creators."""
+    label, prediction, creator = evaluation.held_out.label, evaluation.prediction, evaluation.held_out.group
+    groups = min(groups, len(label))
+    decile = np.empty(len(label), int)
+    decile[np.argsort(prediction, kind="stable")] = np.arange(len(label)) * groups // len(label)
+    random = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(MIN_RESAMPLES):
+        times = np.bincount(random.integers(creator.max() + 1, size=creator.max() + 1), minlength=creator.max() + 1)
+        weight = times[creator].astype(float)
+        videos = np.bincount(decile, weight, minlength=groups)
+        total = np.bincount(decile, weight * label, minlength=groups)
+        drawn.append(np.divide(total, videos, out=np.full(groups, np.nan), where=videos > 0))
+    low, high = np.nanquantile(np.array(drawn), (0.025, 0.975), axis=0)
+    of = pd.DataFrame({"predicted": prediction, "true": label}).groupby(decile)
+    return pd.concat([of.size().rename("videos"), of.mean()], axis=1).assign(true_low=low, true_high=high)
 
 
 def _ranked(label: np.ndarray) -> bool:

@@ -27,11 +27,13 @@ class ModelSpec:
     input_size: int = 112
     """height and width to which a frame is squashed, pixels; also E's grid"""
     target: str = "shares"
-    """the engagement count that the model was trained on"""
+    """the engagement count or rate that the model was trained on, see training.targets.label_of"""
     target_mean: float = 0.0
     """mean of log1p(target) over the training split"""
     target_std: float = 1.0
     """standard deviation of log1p(target) over the training split"""
+    residualized_on: str = ""
+    """the columns whose effect was taken out of log1p(target), with commas"""
     sample_fps: float = 1.0
     """frames a second of the clips it was trained on"""
 
@@ -88,6 +90,13 @@ def for_inference(model: EngagementModel) -> EngagementModel:
             last = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
             module.to(memory_format=last)  # pyright: ignore[reportCallIssue]
     return model.requires_grad_(False)
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether bf16 is faster there than fp32: emulation, as by CPUs with AVX2 alone, is slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def save_checkpoint(model: EngagementModel, file: Path | BinaryIO) -> None:

@@ -1,51 +1,41 @@
-"""One training job from a videos table to a fitted model: decode once, train on Ray Train, judge, keep."""
+"""One training run from clips to a fitted model, on Ray Train."""
 
 import concurrent.futures
 import dataclasses
 import json
-import logging
 import math
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.data
 import ray.train
 import ray.util.queue
 import torch
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
+from ray.util.annotations import RayDeprecationWarning
 
 from catalog import storage
-from catalog.errors import Refused, VideoError
-from catalog.isolation import IsolatedWorker
-from catalog.sampling import SamplingConfig
-from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, clip_of, train_loop
+from catalog.errors import Broken, Refused
+from training.clips import Clips, clip_of, dataset
+from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, train_loop
 from training.models import ModelSpec, for_inference, load_checkpoint, to_input
 from training.settings import LoopConfig
-from training.targets import MIN_VIDEOS, Examples
+from training.splits import HELD_OUT, TRAINING, VALIDATION
+from training.targets import MIN_VIDEOS
 
-log = logging.getLogger(__name__)
+POLL_S = 1.0
 
-DECODE_TIMEOUT_S = 300.0
-DECODE_MEMORY_BYTES = 4 * 2**30
 
-CLIPS = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("label", pa.float64()),
-        ("held_out", pa.bool_()),
-        ("seconds", pa.int32()),
-        ("clip", pa.large_binary()),  # uint8 (S, size, size, 3)
-        ("error", pa.string()),
-    ]
-)
+class Diverged(Broken):
+    """The loss is no number any more; says on which videos and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +44,8 @@ class Fitted:
 
     checkpoint: Path
     """a checkpoint file in a temporary folder, which the caller removes"""
-    example: np.ndarray
-    """uint8 (1, S, H, W, 3), a held-out clip"""
     predictions: dict[str, float]
-    """video_id -> log1p(target), of every held-out video that decoded"""
-    undecodable: dict[str, str]
-    """video_id -> why"""
+    """video_id -> log1p(target), of every held-out video"""
     epochs: list[dict[str, float]]
     """the metrics of every epoch, those before a resume too"""
 
@@ -72,58 +58,6 @@ class Reports(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         self.metrics.put(metrics[0])
-
-
-class DecodeActor:
-    """A core that decodes videos in a supervised child process."""
-
-    def __init__(self, sampling: SamplingConfig, input_size: int):
-        self.child = IsolatedWorker(
-            "training.decode:make_decode",
-            (sampling, input_size),
-            memory_limit_bytes=DECODE_MEMORY_BYTES,
-            max_calls=500,
-        )
-
-    def __call__(self, videos: pa.Table) -> pa.Table:
-        rows = []
-        for video in videos.to_pylist():
-            row = {name: video[name] for name in ("video_id", "label", "held_out")}
-            try:
-                clip = self.child.call(video["video_uri"], DECODE_TIMEOUT_S)
-                rows.append(row | {"seconds": len(clip), "clip": clip.tobytes()})
-            except VideoError as error:
-                rows.append(row | {"error": str(error)})
-        return pa.Table.from_pylist(rows, schema=CLIPS)
-
-
-def decode_clips(
-    examples: Examples,
-    sampling: SamplingConfig,
-    input_size: int,
-    cores: int,
-    on_progress: Callable[[int], None],
-) -> tuple[pa.Table, dict[str, str]]:
-    """Decode every example once: (table of CLIPS that decoded, video_id -> reason of those that did not)."""
-    table = examples.table.select(["video_id", "video_uri", "label", "held_out"])
-    rows = max(1, min(16, table.num_rows // (4 * cores)))
-    graph = ray.data.from_arrow([table.slice(i, rows) for i in range(0, table.num_rows, rows)]).map_batches(
-        DecodeActor,
-        fn_constructor_args=(sampling, input_size),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=cores),
-    )
-    parts, done = [], 0
-    for part in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        parts.append(part)
-        done += part.num_rows
-        on_progress(done)
-    clips = pa.concat_tables(parts).sort_by("video_id")
-    failed = clips.filter(pc.is_valid(clips["error"]))
-    reasons = dict(zip(failed["video_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
-    return clips.filter(pc.is_null(clips["error"])).drop_columns(["error"]), reasons
 
 
 class PredictActor:
@@ -144,25 +78,34 @@ class PredictActor:
         return pa.table({"video_id": clips["video_id"], "prediction": pa.array(predictions, pa.float64())})
 
 
-def predict(clips: pa.Table, checkpoint: bytes, cores: int, gpus: int) -> dict[str, float]:
-    """video_id -> log1p(target) for a table of CLIPS, by another model than the one that was just trained."""
-    actors = max(1, gpus or cores)
-    rows = max(1, min(16, clips.num_rows // (2 * actors)))
-    graph = ray.data.from_arrow([clips.slice(i, rows) for i in range(0, clips.num_rows, rows)]).map_batches(
+def predict(clips: ray.data.Dataset, checkpoint: bytes, cores: int, gpus: int) -> dict[str, float]:
+    """video_id -> log1p(target) of a ``training.clips.dataset``, by another model than one that was just trained."""
+    graph = clips.map_batches(
         PredictActor,
         fn_constructor_args=(checkpoint,),
-        batch_size=None,
+        batch_size=16,
         batch_format="pyarrow",
         num_cpus=1,
         num_gpus=1 if gpus else 0,
-        compute=ray.data.ActorPoolStrategy(size=actors),
+        compute=ray.data.ActorPoolStrategy(size=max(1, gpus or cores)),
     )
     return {row["video_id"]: row["prediction"] for row in graph.take_all()}
 
 
+def check_enough(examples: pd.DataFrame, undecodable: dict[str, str]) -> None:
+    """Refused where too few videos decoded. examples: ``side``, a row a video that decoded."""
+    training, judged = (int((examples["side"] == side).sum()) for side in (TRAINING, HELD_OUT))
+    if training < MIN_VIDEOS // 2 or judged < 2:
+        first = next((f"{video_id}: {reason}" for video_id, reason in undecodable.items()), "none")
+        raise Refused(
+            f"only {training} videos to train on and {judged} to judge by are left; {len(undecodable)} could not be "
+            f"decoded ({first})"
+        )
+
+
 def fit(
-    clips: pa.Table,
-    undecodable: dict[str, str],
+    clips: Clips,
+    examples: pd.DataFrame,
     spec: ModelSpec,
     loop: LoopConfig,
     seed: int,
@@ -172,23 +115,15 @@ def fit(
     name: str,
     on_report: Callable[[dict[str, float]], None],
 ) -> Fitted:
-    """Train on the clips that are not held out and predict those that are. ``on_report`` is given every epoch's
-    metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
+    """Train on the examples (video_id, label, weight, side) that are not held out and predict those that are.
 
-    A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch.
-    Raises Refused where too few videos decoded.
+    ``on_report`` is given every epoch's metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
+    A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch. Raises Diverged.
     """
-    held_out = clips.filter(clips["held_out"])
-    training = clips.filter(pc.invert(clips["held_out"]))
-    if training.num_rows < MIN_VIDEOS // 2 or held_out.num_rows < 2:
-        raise Refused(
-            f"only {training.num_rows} videos to train on and {held_out.num_rows} to judge by could be decoded "
-            f"({len(undecodable)} failed, such as {next(iter(undecodable.items()), 'none')})"
-        )
-    # the loop shuffles within a window; here once all, because ids often follow time
-    training = training.take(np.random.default_rng(seed).permutation(training.num_rows))
+    training = examples[examples["side"] == TRAINING]
     labels = training["label"].to_numpy()
     spec = dataclasses.replace(spec, target_mean=float(labels.mean()), target_std=float(labels.std()) or 1.0)
+    standardised = (labels - spec.target_mean) / spec.target_std
     workers = scaling.num_workers or 1
     assert isinstance(workers, int)
     per_worker = max(1, loop.batch_size // workers)
@@ -201,14 +136,12 @@ def fit(
             "seed": seed,
             "init_weights": None if init_weights is None else ray.put(init_weights),
             "reports": reports,
-            "steps_per_epoch": math.ceil(math.ceil(training.num_rows / workers) / per_worker),
+            "steps_per_epoch": math.ceil(math.ceil(len(training) / workers) / per_worker),
+            "label_range": (float(standardised.min()), float(standardised.max())),
         },
         scaling_config=scaling,
-        datasets={
-            "train": ray.data.from_arrow(_standardised(training, spec)),
-            "held_out": ray.data.from_arrow(_standardised(held_out, spec)),
-        },
-        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+        datasets=_datasets(clips, examples, spec, seed),
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=storage_uri,
@@ -225,13 +158,9 @@ def fit(
         predictions = json.loads(Path(kept, PREDICTIONS_FILE).read_text())
         epochs = json.loads(Path(kept, HISTORY_FILE).read_text())
     judged = load_checkpoint(folder / MODEL_FILE)  # of a finished run that is resumed, not this attempt's
-    first = held_out.slice(0, 1).to_pylist()[0]
-    example = np.frombuffer(first["clip"], np.uint8)
     return Fitted(
         checkpoint=folder / MODEL_FILE,
-        example=example.reshape(1, first["seconds"], spec.input_size, spec.input_size, 3),
         predictions={p["video_id"]: judged.to_log_engagement(p["prediction"]) for p in predictions},
-        undecodable=undecodable,
         epochs=epochs,
     )
 
@@ -244,10 +173,23 @@ def forget(storage_uri: str, name: str) -> None:
             fs.rm(path, recursive=True)
 
 
-def _standardised(clips: pa.Table, spec: ModelSpec) -> list[pa.Table]:
-    labels = (clips["label"].to_numpy() - spec.target_mean) / spec.target_std
-    table = clips.set_column(clips.schema.get_field_index("label"), "label", pa.array(labels))
-    return [table.slice(i, 16) for i in range(0, table.num_rows, 16)]
+def _datasets(clips: Clips, examples: pd.DataFrame, spec: ModelSpec, seed: int) -> dict[str, Any]:
+    rows = examples[["video_id", "label", "weight", "side"]].copy()
+    rows["label"] = (rows["label"] - spec.target_mean) / spec.target_std
+    of = {side: rows[rows["side"] == side].drop(columns="side") for side in (TRAINING, VALIDATION, HELD_OUT)}
+    held_out = dataset(clips, of[HELD_OUT], spec.input_size)
+    validation = held_out if of[VALIDATION].empty else dataset(clips, of[VALIDATION], spec.input_size)
+    train = dataset(clips, of[TRAINING], spec.input_size, shuffled_by=seed)
+    return {"train": train, "validation": validation, "held_out": held_out}
+
+
+def _in_order() -> ray.data.ExecutionOptions:
+    """Blocks in one order, whichever is ready first: the same seed gives the same model."""
+    # of a default of Ray's own that it sets and warns of
+    warnings.filterwarnings("ignore", message=".*exclude_resources", category=RayDeprecationWarning)
+    options = ray.train.DataConfig.default_ingest_options()
+    options.preserve_order = True
+    return options
 
 
 def _run(
@@ -267,7 +209,11 @@ def _run(
     while True:
         finished = outcome.done()  # before the last look, so that no report is missed
         try:
-            on_report(reports.get(block=not finished, timeout=1.0))
+            report = reports.get(block=not finished, timeout=POLL_S)
         except ray.util.queue.Empty:
             if finished:
                 return outcome.result()
+            continue
+        if "diverged" in report:
+            raise Diverged(report["diverged"])
+        on_report(report)

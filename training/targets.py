@@ -1,81 +1,174 @@
-"""What the model learns: log1p of an engagement count, and which videos are held out to judge it."""
+"""What the model learns: log1p of an engagement count or rate, of the videos whose counts can be believed to be final,
+and what is taken out of it."""
 
-import collections
 import dataclasses
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from catalog.errors import Refused
-from training.settings import SplitConfig
+from training.residuals import CATEGORIES, Residualizer, fit_residualizer
+from training.settings import TargetConfig
+from training.suspicious import suspicions
 
 MIN_VIDEOS = 8
 FEW_VIDEOS = 100
+PER_VIEWS = 1000
+MAX_WINSORIZE = 0.25
+DURATION = "duration"
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Labelled videos and their side of the split."""
+    """Labelled videos."""
 
-    table: pa.Table
-    """video_id, video_uri, creator_id, label (log1p of the target), held_out (bool)"""
-    without_label: int
-    """videos left out because their target is null"""
+    table: pd.DataFrame
+    """all columns of the videos table, and ``label`` (log1p of the target), ``weight``, ``suspicious`` (why its counts
+    cannot be believed, or "")"""
+    left_out: dict[str, int]
+    """why -> how many videos"""
     warnings: tuple[str, ...]
 
 
-def examples(videos: pa.Table, videos_uri: str, target: str, split: SplitConfig) -> Examples:
-    """Label and split a videos table. Raises Refused where there is too little to learn from."""
-    if not 0 < split.held_out_fraction < 1:
-        raise Refused(f"--held-out-fraction is {split.held_out_fraction}, expected a number between 0 and 1")
-    labelled = videos.filter(pc.is_valid(videos[target]))
-    if labelled.num_rows < MIN_VIDEOS:
+def columns_of(target: str) -> tuple[str, ...]:
+    """The columns of the videos table that the target is made of."""
+    count, per, _ = target.partition("_per_view")
+    return (count, "views") if per else (count,)
+
+
+def unit_of(target: str) -> str:
+    """What a prediction is in, for people."""
+    count, per, _ = target.partition("_per_view")
+    return f"log1p({count} per {PER_VIEWS:,} views)" if per else f"log1p({count})"
+
+
+def label_of(table: pd.DataFrame, target: str) -> np.ndarray:
+    """(N,) log1p of the target, NaN where it is unknown, or a rate of no views."""
+    count, *views = (table[name].astype(float) for name in columns_of(target))
+    value = PER_VIEWS * count / views[0].where(views[0] > 0) if views else count
+    return np.log1p(value.to_numpy())
+
+
+def labelled(videos: pa.Table, videos_uri: str, config: TargetConfig) -> Examples:
+    """Label a videos table. Raises Refused where there is too little to learn from."""
+    _check(config)
+    table = videos.to_pandas()
+    table["label"] = label_of(table, config.target)
+    posted = _times(table, "posted_at")
+    if posted is not None:
+        table["posted_hour"], table["posted_weekday"] = posted.dt.hour, posted.dt.day_of_week
+    without_label, columns = table["label"].isna(), " and ".join(columns_of(config.target))
+    left_out = {f"without {columns}": int(without_label.sum())}
+    keep = ~without_label
+    if config.min_age_days:
+        keep &= _old_enough(table, videos_uri, config, keep, left_out)
+    table = table[keep].reset_index(drop=True)
+    reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    if len(table) < MIN_VIDEOS:
         raise Refused(
-            f"{videos_uri}: {labelled.num_rows} of {videos.num_rows} videos have {target}; at least {MIN_VIDEOS} "
-            f"are needed, and some thousands to learn well"
+            f"{videos_uri}: {len(table)} of {videos.num_rows} videos can be learned from"
+            f"{f' ({reasons})' if reasons else ''}; at least {MIN_VIDEOS} are needed, and some thousands to learn well"
         )
-    if pc.count_distinct(labelled[target]).as_py() == 1:
-        raise Refused(f"{videos_uri}: all {target} are {labelled[target][0].as_py()}: there is nothing to learn")
+    if table["label"].nunique() == 1:
+        only = table[columns_of(config.target)[0]].iloc[0]
+        raise Refused(f"{videos_uri}: all {config.target} are {only:g}: there is nothing to learn")
+    for name in columns_to_residualize(config):
+        derived = name == DURATION or (name in CATEGORIES and posted is not None)
+        if name not in table and not derived:
+            raise Refused(f"--residualize {name}: {videos_uri} has no such column; its columns are "
+                          f"{', '.join(videos.column_names)}")  # fmt: skip
+        if name in columns_of(config.target):
+            raise Refused(f"--residualize {name}: the target {config.target} itself is made of it")
+    table["suspicious"] = suspicions(table)
+    table["weight"] = np.where(table["suspicious"] == "", 1.0, config.suspicious_weight)
     warnings = []
-    if labelled.num_rows < FEW_VIDEOS:
+    if len(table) < FEW_VIDEOS:
         warnings.append(
-            f"{labelled.num_rows} videos are too few to learn from (at least {FEW_VIDEOS}, better some thousands): "
+            f"{len(table)} videos are too few to learn from (at least {FEW_VIDEOS}, better some thousands): "
             "this model's maps and scores mean nothing"
         )
-    creators = labelled["creator_id"].to_pylist()
-    unknown = creators.count(None)
+    unknown = int(table["creator_id"].isna().sum())
     if unknown:
         warnings.append(f"{unknown} videos have no creator_id; each is taken as a creator of its own")
-    groups = [creator if creator is not None else f"\0{i}" for i, creator in enumerate(creators)]
-    table = pa.table(
-        {
-            "video_id": labelled["video_id"],
-            "video_uri": labelled["video_uri"],
-            "creator_id": labelled["creator_id"],
-            "label": pc.log1p(pc.cast(labelled[target], pa.float64())),
-            "held_out": pa.array(_held_out(groups, split, videos_uri)),
+    return Examples(table, {why: count for why, count in left_out.items() if count}, tuple(warnings))
+
+
+def columns_to_residualize(config: TargetConfig) -> tuple[str, ...]:
+    """``--residualize a,b c`` as (a, b, c)."""
+    return tuple(name for given in config.residualize for name in given.split(",") if name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adjustment:
+    """How labels became what the model learns: fitted on the training videos, stored with the model."""
+
+    low: float
+    high: float
+    """training labels beyond these are set to them"""
+    residualizer: Residualizer | None
+
+    def apply(self, table: pd.DataFrame, training: bool) -> np.ndarray:
+        """(N,) from ``label`` to what is learned. Only training labels are winsorized: a model is judged on what
+        happened."""
+        label = table["label"].to_numpy(float)
+        label = label.clip(self.low, self.high) if training else label
+        return label if self.residualizer is None else label - self.residualizer.explained(table)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "winsorized_to": None if np.isinf(self.low) else [self.low, self.high],
+            "residualizer": None if self.residualizer is None else self.residualizer.to_dict(),
         }
-    )
-    return Examples(table.combine_chunks(), videos.num_rows - labelled.num_rows, tuple(warnings))
 
 
-def _held_out(groups: list[str], split: SplitConfig, videos_uri: str) -> list[bool]:
-    names = sorted(set(groups))
-    if len(names) < 2:
-        raise Refused(
-            f"{videos_uri}: all videos are of one creator, so no creator can be held out to judge the model; "
-            "add videos of other creators"
-        )
-    order = np.random.default_rng(split.seed).permutation(len(names))
-    wanted = split.held_out_fraction * len(groups)
-    counts = collections.Counter(groups)
-    chosen: set[str] = set()
-    taken = 0
-    for name in (names[i] for i in order):
-        if taken + counts[name] <= wanted:
-            chosen.add(name)
-            taken += counts[name]
-    if not chosen:  # every creator has more videos than are wanted
-        chosen.add(min(names, key=lambda name: counts[name]))
-    return [group in chosen for group in groups]
+def fit_adjustment(training: pd.DataFrame, config: TargetConfig, seed: int) -> Adjustment:
+    """``training``: the training videos of ``Examples.table``, with ``duration`` where it is residualised on."""
+    label, weight = training["label"].to_numpy(float), training["weight"].to_numpy(float)
+    low, high = -np.inf, np.inf
+    if config.winsorize:
+        low, high = (float(bound) for bound in np.quantile(label, (config.winsorize, 1 - config.winsorize)))
+    columns = columns_to_residualize(config)
+    if not columns:
+        return Adjustment(low, high, None)
+    return Adjustment(low, high, fit_residualizer(training, columns, label.clip(low, high), weight, seed))
+
+
+def _check(config: TargetConfig) -> None:
+    if not 0 <= config.winsorize < MAX_WINSORIZE:
+        raise Refused(f"--winsorize is {config.winsorize}, expected a share from 0 to below {MAX_WINSORIZE}")
+    if not 0 < config.suspicious_weight <= 1:
+        raise Refused(f"--suspicious-weight is {config.suspicious_weight}, expected above 0, up to 1")
+    if not config.min_age_days >= 0:
+        raise Refused(f"--min-age-days is {config.min_age_days}, expected at least 0")
+    if config.as_of is not None and not config.min_age_days:
+        raise Refused("--as-of says when counts were taken; it needs --min-age-days, the age that videos must have")
+
+
+def _times(table: pd.DataFrame, name: str) -> pd.Series | None:
+    if name not in table or not table[name].notna().any():
+        return None
+    return pd.to_datetime(table[name], utc=True, errors="coerce")
+
+
+def _old_enough(
+    table: pd.DataFrame, videos_uri: str, config: TargetConfig, keep: pd.Series, left_out: dict[str, int]
+) -> pd.Series:
+    posted, taken = _times(table, "posted_at"), _times(table, "scraped_at")
+    if posted is None:
+        raise Refused(f"--min-age-days: {videos_uri} does not say when videos were posted; give a column posted_at")
+    if config.as_of is not None:
+        try:
+            taken = pd.Timestamp(config.as_of)
+        except ValueError as error:
+            raise Refused(f"--as-of {config.as_of} is no date, expected one such as 2026-11-01") from error
+        taken = taken.tz_localize("UTC") if taken.tzinfo is None else taken.tz_convert("UTC")
+    elif taken is None:
+        taken = pd.Timestamp(datetime.now(UTC))
+    age = taken - posted
+    young = age < pd.Timedelta(days=config.min_age_days)
+    left_out["of unknown age"] = int((keep & age.isna()).sum())
+    left_out[f"younger than {config.min_age_days:g} days"] = int((keep & young).sum())
+    return age.notna() & ~young

@@ -14,8 +14,8 @@ from scoring.output import read_scores
 from tracking import registry
 from tracking.names import CHALLENGER, CHAMPION, MODEL_NAME
 from tracking.runs import ui_command
-from training.settings import LoopConfig, SplitConfig
-from training.targets import examples
+from training.settings import LoopConfig, SplitConfig, TargetConfig
+from training.splits import held_out_ids
 
 
 def main(config: DemoConfig) -> int:
@@ -58,8 +58,7 @@ def main(config: DemoConfig) -> int:
     _say("4 of 4", "the report, and how much of the truth was found again")
     report.main(report.ReportConfig(scores=str(scores), output=str(page), videos=str(world.videos)))
     videos = read_videos(str(world.videos))
-    chosen = examples(videos, str(world.videos), "shares", split)
-    held_out = set(chosen.table.filter(chosen.table["held_out"])["video_id"].to_pylist())
+    held_out = held_out_ids(videos, str(world.videos), TargetConfig(), split)
     for line in recovery(world.truth, videos, read_scores(str(scores)), held_out, "shares").lines():
         console.print(line)
     console.print(

@@ -19,7 +19,7 @@ from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
 from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
 from tracking import registry
-from tracking.names import SCORING
+from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
 
 
@@ -47,7 +47,7 @@ def main(config: ScoreConfig) -> int:
         if config.dry_run:
             return DONE
         tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
-        with open_run(SCORING, f"score {plan.videos.num_rows} videos", tags) as run:
+        with open_run(SCORING_RUNS, f"score {plan.videos.num_rows} videos", tags) as run:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
 
 

@@ -5,17 +5,17 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
+import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
+import ray
+import ray.autoscaler.sdk
 import ray.train
-from rich.table import Table
 
 from catalog import storage
 from catalog.errors import Refused, check_positive
@@ -31,95 +31,218 @@ from jobs.command import (
     ray_cluster,
     resolved,
 )
+from jobs.steps.judge import SHUFFLED, judge, print_judged, publish
 from jobs.train import TrainConfig
-from tracking import registry
-from tracking.names import (
-    BASELINE_GAIN,
-    BASELINE_GAIN_LOW,
-    BEST_BASELINE,
-    CHALLENGER,
-    CHAMPION,
-    CHAMPION_GAIN,
-    COMPARED_WITH,
-    MODEL_NAME,
-    TRAINING,
-)
-from tracking.runs import Run, git_commit, open_run, ui_command
-from training.baselines import baselines, metadata_features
-from training.evaluation import Evaluation, HeldOut, advantage, evaluate
-from training.models import EngagementModel, ModelSpec, load_checkpoint, load_pretrained
+from tracking.names import CHALLENGER, MODEL_NAME, TRAINING_RUNS
+from tracking.runs import Run, open_run, ui_command
+from training.clips import Clips, cached_clips
+from training.models import EngagementModel, ModelSpec, load_pretrained
+from training.near_copies import near_copies
 from training.networks import ARCHITECTURES
-from training.plots import calibration, learning_curves
-from training.run import Fitted, decode_clips, fit, forget, predict
-from training.targets import Examples, examples
+from training.run import Fitted, check_enough, fit, forget
+from training.splits import HELD_OUT, LEFT_OUT, TRAINING, VALIDATION, overlaps, sides
+from training.targets import (
+    DURATION,
+    Adjustment,
+    columns_of,
+    columns_to_residualize,
+    fit_adjustment,
+    labelled,
+    unit_of,
+)
+
+SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a run needs, checked."""
+
+    config: TrainConfig
+    settings: dict
+    spec: ModelSpec
+    examples: pd.DataFrame
+    """``training.targets.Examples.table`` with ``side``"""
+    overlaps: dict[str, int]
+    digest: str
+    """of the settings and examples"""
+    data_digest: str
+    name: str
+    init_weights: bytes | None
 
 
 def main(config: TrainConfig) -> int:
     settings = resolved(config)
     print_config(settings)
-    spec = ModelSpec(config.architecture, config.input_size, config.target, sample_fps=config.sampling.sample_fps)
+    plan = prepared(config, settings)
+    if config.sweep is not None:
+        from jobs.steps import sweep
+
+        return sweep.main(plan)
+    resume_id = _unfinished_run(config.storage, plan.name, plan.digest)
+    with ray_cluster() as cluster:
+        scaling = scaled(config, cluster)
+        console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
+        if config.dry_run:
+            return DONE
+        with open_run(TRAINING_RUNS, plan.name, tags_of(plan), resume_id) as run:
+            _remember_run(config.storage, plan.name, plan.digest, run)
+            return trained(plan, scaling, run, cluster)
+
+
+def prepared(config: TrainConfig, settings: dict) -> Plan:
+    """Everything is checked and read; nothing is written. Raises Refused."""
+    target, residualized = config.targets.target, columns_to_residualize(config.targets)
+    spec = ModelSpec(
+        config.architecture, config.input_size, target,
+        sample_fps=config.sampling.sample_fps, residualized_on=",".join(residualized),
+    )  # fmt: skip
     init_weights = _check(config, spec)
-    videos = read_videos(config.videos, required=("video_id", "video_uri", config.target))
+    videos = read_videos(config.videos, required=("video_id", "video_uri", *columns_of(target)))
     if config.products is not None:
         check_references(videos, read_products(config.products), config.videos, config.products)
     if config.limit is not None:
         videos = videos.slice(0, config.limit)
-    chosen = examples(videos, config.videos, config.target, config.split)
-    held_out = sum(chosen.table["held_out"].to_pylist())
+    chosen = labelled(videos, config.videos, config.targets)
+    examples = chosen.table.assign(side=sides(chosen.table, config.videos, config.split))
+    shared = overlaps(examples, examples["side"].to_numpy())
+    for why, count in chosen.left_out.items():
+        console.print(f"{count} of {videos.num_rows} videos are left out: {why}")
+    sizes = examples["side"].value_counts().to_dict()
     console.print(
-        f"{chosen.table.num_rows} videos with {config.target} ({chosen.without_label} without), split by creator: "
-        f"{chosen.table.num_rows - held_out} to train on, {held_out} held out"
+        f"{len(examples)} videos with {target}, split by {config.split.split}: {sizes.get(TRAINING, 0)} to train on, "
+        + (f"{sizes[VALIDATION]} to choose the epoch by, " if VALIDATION in sizes else "")
+        + f"{sizes.get(HELD_OUT, 0)} held out"
+        + (f", {sizes[LEFT_OUT]} on neither side" if LEFT_OUT in sizes else "")
     )
+    console.print("shared by both sides: " + ", ".join(f"{count} {what}" for what, count in shared.items()))
+    odd = examples[examples["suspicious"] != ""]
+    if len(odd):
+        weight = config.targets.suspicious_weight
+        console.print(f"{len(odd)} videos have counts that contradict one another and weigh {weight:g}, such as:")
+        for video_id, reason in zip(odd["video_id"][:SHOWN], odd["suspicious"][:SHOWN], strict=True):
+            console.print(f"  {video_id}: {reason}")
     for warning in chosen.warnings:
         console.print(f"warning: {warning}")
-    digest = _digest(settings, chosen)
-    name = config.name or f"train-{digest}"
-    resume_id = _unfinished_run(config.storage, name, digest)
-    with ray_cluster() as cluster:
-        scaling = _scaling(config, cluster)
-        console.print(f"run {name}: {config.workers} workers, {scaling.resources_per_worker} each")
-        if config.dry_run:
-            return DONE
-        tags = {"target": config.target, "architecture": config.architecture, "split": "creator"}
-        with open_run(TRAINING, name, tags, resume_id) as run:
-            _remember_run(config.storage, name, digest, run)
-            table = videos.to_pandas()
-            return _train(config, settings, spec, table, chosen, name, scaling, run, cluster, init_weights)
+    columns = ["video_id", "creator_id", "label", "weight", "side"]
+    data_digest = hashlib.sha256(examples[columns].to_csv(index=False).encode()).hexdigest()
+    digest = hashlib.sha256((json.dumps(_how(settings), default=str, sort_keys=True) + data_digest).encode())
+    name = config.name or f"train-{digest.hexdigest()[:10]}"
+    return Plan(config, settings, spec, examples, shared, digest.hexdigest()[:10], data_digest[:16], name, init_weights)
 
 
-def _train(
-    config: TrainConfig,
-    settings: dict,
-    spec: ModelSpec,
-    videos: pd.DataFrame,
-    chosen: Examples,
-    name: str,
-    scaling: ray.train.ScalingConfig,
-    run: Run,
-    cluster: Mapping[str, float],
-    init_weights: bytes | None,
-) -> int:
-    run.params(settings)
-    run.dictionary(settings, "config.json")
-    run.table_input("videos", config.videos, videos, "training")
-    with _progress("decoding", chosen.table.num_rows) as (progress, watch):
+def tags_of(plan: Plan) -> dict[str, str]:
+    config = plan.config
+    return {
+        "target": config.targets.target,
+        "residualized_on": plan.spec.residualized_on or "nothing",
+        "architecture": config.architecture,
+        "split": config.split.split,
+        "data_digest": plan.data_digest,
+    }
+
+
+def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Mapping[str, float]) -> int:
+    """Decode, train, judge, register."""
+    config = plan.config
+    begun = time.monotonic()
+    run.params(plan.settings)
+    run.dictionary(plan.settings, "config.json")
+    run.table_input("videos", config.videos, plan.examples, "training")
+    clips = decoded(plan, cluster)
+    examples, adjustment = adjusted(plan, clips)
+    _log_data(run, plan, examples, clips, adjustment)
+    fitted = fitted_model(plan, clips, examples, scaling, run, plan.name)
+    shuffled = _shuffled_control(plan, clips, examples, scaling) if config.shuffled_control else None
+    folders = [made.checkpoint.parent for made in (fitted, shuffled) if made is not None]
+    try:
+        if shuffled is not None:
+            run.artifact(shuffled.checkpoint, SHUFFLED)
+        judged = judge(config, fitted, shuffled, examples, clips, plan.spec, cluster)
+        print_judged(judged, unit_of(config.targets.target))
+        seconds = time.monotonic() - begun
+        version = publish(plan, fitted, judged, adjustment, examples, clips, run, seconds)
+        _say_where(plan, fitted, version)
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    return TOO_MANY_FAILED if len(clips.undecodable) > config.max_failed_fraction * len(plan.examples) else DONE
+
+
+def decoded(plan: Plan, cluster: Mapping[str, float]) -> Clips:
+    videos = plan.examples[plan.examples["side"] != LEFT_OUT]
+    begun = time.monotonic()
+    with _progress("decoding", len(videos)) as (progress, watch):
 
         def on_decoded(done: int) -> None:
             watch.alive()
             progress.update(done)
 
-        clips, undecodable = decode_clips(
-            chosen, config.sampling, spec.input_size, max(1, int(cluster["CPU"])), on_decoded
-        )
-    if undecodable:
-        console.print(f"{len(undecodable)} of {chosen.table.num_rows} videos could not be decoded and are left out:")
-        for video_id, reason in list(undecodable.items())[:5]:
+        cores = max(1, int(cluster["CPU"]))
+        clips = cached_clips(videos, plan.config.sampling, plan.config.clip_cache, cores, on_decoded)
+    fresh = len(clips.table) - clips.reused
+    console.print(
+        f"{clips.reused} clips were in the cache, {fresh} were decoded in {time.monotonic() - begun:.0f} s: "
+        f"{plan.config.clip_cache}"
+    )
+    if clips.undecodable:
+        console.print(f"{len(clips.undecodable)} of {len(videos)} videos could not be decoded and are left out:")
+        for video_id, reason in list(clips.undecodable.items())[:SHOWN]:
             console.print(f"  {video_id}: {reason}")
-    with _progress("training, epoch", config.loop.epochs) as (progress, watch):
-        logged = run.steps("val/srcc") or set()
+    return clips
+
+
+def adjusted(plan: Plan, clips: Clips) -> tuple[pd.DataFrame, Adjustment]:
+    """The examples that decoded, without copies across the split, with the labels that are learned."""
+    config = plan.config
+    examples = plan.examples.merge(clips.table[["video_id", "key", "seconds", "hashes"]], on="video_id")
+    for judged, others in ((HELD_OUT, (TRAINING, VALIDATION)), (VALIDATION, (TRAINING,))):
+        rows = examples.index[examples["side"].isin([judged, *others])]
+        if (examples["side"] == judged).any():
+            is_judged = (examples["side"][rows] == judged).to_numpy()
+            key = examples["key"][rows]
+            same_file = np.flatnonzero(~is_judged & key.isin(key[is_judged]))
+            copies = sorted({i for i, _ in near_copies(examples["hashes"][rows].tolist(), is_judged)} | set(same_file))
+            examples.loc[rows[copies], "side"] = LEFT_OUT
+            if copies:
+                ids = ", ".join(examples["video_id"][rows[copies[:SHOWN]]])
+                console.print(f"{len(copies)} training videos show the same footage as {judged} ones and are left "
+                              f"out, such as {ids}")  # fmt: skip
+    examples = examples.drop(columns=["key", "hashes"])
+    check_enough(examples, clips.undecodable)
+    if DURATION not in examples:
+        examples[DURATION] = examples["seconds"] / config.sampling.sample_fps
+    training = (examples["side"] == TRAINING).to_numpy()
+    adjustment = fit_adjustment(examples[training], config.targets, config.split.seed)
+    label = np.where(training, adjustment.apply(examples, training=True), adjustment.apply(examples, training=False))
+    examples["label"] = label
+    residualizer = adjustment.residualizer
+    if residualizer is not None:
+        console.print(
+            f"{', '.join(columns_to_residualize(config.targets))} explain {100 * residualizer.explained_share:.0f}% of "
+            f"the training videos' variance of {unit_of(config.targets.target)}, which is taken out (ridge penalty "
+            f"{residualizer.penalty:g})"
+        )
+        if np.std(label[training]) < 1e-6:
+            raise Refused("--residualize leaves nothing to learn: its columns explain the target of every video")
+    return examples, adjustment
+
+
+def fitted_model(
+    plan: Plan,
+    clips: Clips,
+    examples: pd.DataFrame,
+    scaling: ray.train.ScalingConfig,
+    run: Run | None,
+    name: str,
+    what: str = "training",
+) -> Fitted:
+    config = plan.config
+    with _progress(f"{what}, epoch", config.loop.epochs) as (progress, watch):
+        logged = (run.steps("val/srcc") if run is not None else None) or set()
 
         def log_epoch(epoch: dict) -> None:
-            if epoch["epoch"] not in logged:
+            if run is not None and epoch["epoch"] not in logged:
                 run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
                 logged.add(epoch["epoch"])
 
@@ -137,162 +260,55 @@ def _train(
             progress.update(done, latest)
 
         fitted = fit(
-            clips, undecodable, spec, config.loop, config.split.seed,
-            init_weights, scaling, storage.absolute(config.storage), name, on_report,
+            clips, examples, plan.spec, config.loop, config.split.seed,
+            plan.init_weights, scaling, storage.absolute(config.storage), name, on_report,
         )  # fmt: skip
         for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
             log_epoch(epoch)
-    try:
-        judged = _judge(config, fitted, chosen, videos, clips, spec, cluster)
-        version = _publish(config, fitted, judged, run, chosen)
-    except BaseException:
-        shutil.rmtree(fitted.checkpoint.parent, ignore_errors=True)
-        raise
-    _print_judged(judged)
+    if len(fitted.epochs) < config.loop.epochs:
+        console.print(f"ended after {len(fitted.epochs)} epochs, the last {config.loop.patience} of them no better")
+    return fitted
+
+
+def _shuffled_control(plan: Plan, clips: Clips, examples: pd.DataFrame, scaling: ray.train.ScalingConfig) -> Fitted:
+    """The same network on the same clips with the training labels dealt out anew: what it reaches is chance."""
+    shuffled = examples.copy()
+    training = np.flatnonzero(examples["side"] == TRAINING)
+    dealt = np.random.default_rng(plan.config.split.seed).permutation(training)
+    shuffled.loc[training, "label"] = examples["label"].to_numpy()[dealt]
+    return fitted_model(plan, clips, shuffled, scaling, None, f"{plan.name}-{SHUFFLED}", "with shuffled labels")
+
+
+def _log_data(run: Run, plan: Plan, examples: pd.DataFrame, clips: Clips, adjustment: Adjustment) -> None:
+    sizes = {f"videos/{side}": float((examples["side"] == side).sum()) for side in (TRAINING, VALIDATION, HELD_OUT)}
+    failed = {"videos/all": float(len(plan.examples)), "videos/failed": float(len(clips.undecodable))}
+    shared = {f"overlap/{what.replace(' ', '_')}": float(count) for what, count in plan.overlaps.items()}
+    suspicious = examples[examples["suspicious"] != ""]
+    run.metrics(sizes | failed | shared | {"videos/suspicious": float(len(suspicious))})
+    run.dictionary(clips.undecodable, "undecodable_videos.json")
+    run.text(examples[["video_id", "side", "label", "weight"]].to_csv(index=False), "data/split.csv")
+    if len(suspicious):
+        run.text(suspicious[["video_id", "weight", "suspicious"]].to_csv(index=False), "data/suspicious_counts.csv")
+    run.dictionary(adjustment.to_dict(), "data/target.json")
+
+
+def _say_where(plan: Plan, fitted: Fitted, version: str | None) -> None:
     if version is None:
-        kept = Path(f"{name}.pt").absolute()
+        kept = Path(f"{plan.name}.pt").absolute()
         shutil.copy(fitted.checkpoint, kept)
         console.print(f"the model could not be registered; its checkpoint is {kept}")
-    else:
-        console.print(
-            f"registered {MODEL_NAME} version {version}, alias {CHALLENGER}; to use it by default: "
-            f"python -m jobs.promote --version {version}\nMLflow UI: {ui_command()}"
-        )
-        forget(storage.absolute(config.storage), name)
-    shutil.rmtree(fitted.checkpoint.parent, ignore_errors=True)
-    return TOO_MANY_FAILED if len(undecodable) > config.max_failed_fraction * chosen.table.num_rows else DONE
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """The model beside what needs no video, on the same held-out videos."""
-
-    model: Evaluation
-    baselines: dict[str, Evaluation]
-    best_baseline: str
-    over_baseline: tuple[float, float, float]
-    """of the model's SRCC over the best baseline's: difference, low, high"""
-    champion: tuple[str, Evaluation] | None
-    """the version that is champion now, on the same videos"""
-    over_champion: tuple[float, float, float] | None
-
-
-def _judge(
-    config: TrainConfig,
-    fitted: Fitted,
-    chosen: Examples,
-    videos: pd.DataFrame,
-    clips: pa.Table,
-    spec: ModelSpec,
-    cluster: Mapping[str, float],
-) -> Judged:
-    seed, ours = config.split.seed, [name for name in chosen.table.column_names if name != "video_id"]
-    rest = videos.drop(columns=ours, errors="ignore")
-    table = chosen.table.to_pandas().merge(rest, on="video_id", validate="one_to_one")
-    training = table[~table["held_out"] & ~table["video_id"].isin(list(fitted.undecodable))]
-    judged_on = table[table["video_id"].isin(list(fitted.predictions))]
-    creators = [None if pd.isna(creator) else str(creator) for creator in judged_on["creator_id"]]
-    held_out = HeldOut(judged_on["video_id"].tolist(), creators, judged_on["label"].to_numpy(float))
-    model = evaluate(held_out, np.array([fitted.predictions[video_id] for video_id in held_out.video_ids]), seed)
-    others = {
-        name: evaluate(held_out, prediction, seed)
-        for name, prediction in baselines(training, judged_on, seed, config.unknown_at_posting).items()
-    }
-    features = metadata_features(training, len(training), config.unknown_at_posting).columns
-    console.print(f"columns that the metadata baseline sees: {', '.join(features) or 'none'}")
-    best = max(others, key=lambda name: others[name].figures["srcc"])
-    over_baseline = advantage(model, others[best])
-    champion = _champion(held_out, clips, spec, seed, cluster)
-    over_champion = None if champion is None else advantage(model, champion[1])
-    return Judged(model, others, best, over_baseline, champion, over_champion)
-
-
-def _champion(
-    held_out: HeldOut, clips: pa.Table, spec: ModelSpec, seed: int, cluster: Mapping[str, float]
-) -> tuple[str, Evaluation] | None:
-    """The present champion on the same videos, where it predicts the same count from the same kind of clip."""
-    version = registry.version_with(CHAMPION)
-    if version is None:
-        return None
-    try:
-        checkpoint = registry.load(f"models:/{MODEL_NAME}/{version}").checkpoint
-        its = load_checkpoint(checkpoint).spec
-        for name in ("target", "input_size", "sample_fps"):
-            if getattr(its, name) != getattr(spec, name):
-                raise Refused(f"its {name} is {getattr(its, name)}")
-        judged_on = clips.filter(pc.is_in(clips["video_id"], pa.array(held_out.video_ids)))
-        with StallWatch(3600):
-            predicted = predict(judged_on, checkpoint, int(cluster["CPU"]), int(cluster.get("GPU", 0)))
-        prediction = np.array([predicted[video_id] for video_id in held_out.video_ids])
-    except Exception as error:  # whatever it is, the model that has just been trained must be kept
-        why = f"{'' if isinstance(error, Refused) else type(error).__name__ + ': '}{error}"
-        console.print(f"the present champion, version {version}, cannot be compared with: {why}")
-        return None
-    return version, evaluate(held_out, prediction, seed)
-
-
-def _print_judged(judged: Judged) -> None:
-    held_out = judged.model.held_out
-    table = Table(title=f"{len(held_out.video_ids)} held-out videos of {held_out.groups} creators")
-    for column in ("", "SRCC", "95%", "PLCC", "R2", "MAE"):
-        table.add_column(column, justify="left" if not column else "right")
-    rows = {"the model": judged.model} | judged.baselines
-    if judged.champion is not None:
-        rows[f"champion, version {judged.champion[0]}"] = judged.champion[1]
-    for name, evaluation in rows.items():
-        f = evaluation.figures
-        interval = _interval(f["srcc_low"], f["srcc_high"])
-        table.add_row(name, f"{f['srcc']:.3f}", interval, f"{f['plcc']:.3f}", f"{f['r2']:.3f}", f"{f['mae']:.3f}")
-    console.print()
-    console.print(table)
-    difference, low, high = judged.over_baseline
+        return
     console.print(
-        f"SRCC over the best baseline ({judged.best_baseline}): {difference:+.3f} (95% {_interval(low, high)}); "
-        "intervals resample creators"
+        f"registered {MODEL_NAME} version {version}, alias {CHALLENGER}; to use it by default: "
+        f"python -m jobs.promote --version {version}\nMLflow UI: {ui_command()}"
     )
-    if judged.over_champion is not None:
-        gain, gain_low, gain_high = judged.over_champion
-        console.print(
-            f"SRCC over the champion: {gain:+.3f} (95% {_interval(gain_low, gain_high)}); it may have learned "
-            "from some of these videos, which flatters it"
-        )
-    if not low > 0:
-        console.print(
-            "warning: that the model predicts better than what needs no video cannot be told from chance here, so "
-            "its maps and scores may mean nothing"
-        )
-
-
-def _interval(low: float, high: float) -> str:
-    return "unknown of one creator" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
-
-
-def _publish(config: TrainConfig, fitted: Fitted, judged: Judged, run: Run, chosen: Examples) -> str | None:
-    run.metrics({f"eval/{k}": v for k, v in judged.model.figures.items() if v == v})
-    for name, baseline in judged.baselines.items():
-        run.metrics({f"baseline_{name}/{k}": v for k, v in baseline.figures.items() if v == v})
-    difference, low, high = judged.over_baseline
-    gain = {
-        "eval/srcc_over_baseline": difference,
-        "eval/srcc_over_baseline_low": low,
-        "eval/srcc_over_baseline_high": high,
-    }
-    run.metrics({k: v for k, v in gain.items() if v == v})
-    run.metrics({"videos/all": chosen.table.num_rows, "videos/failed": len(fitted.undecodable)})
-    run.dictionary(fitted.undecodable, "undecodable_videos.json")
-    run.figure(learning_curves(fitted.epochs), "plots/learning_curves.png")
-    run.figure(calibration(judged.model, config.target), "plots/held_out_predictions.png")
-    tags = {"target": config.target, "split": "creator", "git_commit": git_commit()}
-    tags |= {"srcc": f"{judged.model.figures['srcc']:.4f}", BEST_BASELINE: judged.best_baseline}
-    tags |= {BASELINE_GAIN: f"{difference:.4f}", BASELINE_GAIN_LOW: f"{low:.4f}"}
-    if judged.champion is not None and judged.over_champion is not None:
-        tags |= {COMPARED_WITH: judged.champion[0], CHAMPION_GAIN: f"{judged.over_champion[0]:.4f}"}
-        run.metrics({"eval/srcc_over_champion": judged.over_champion[0]})
-    return registry.register(run, fitted.checkpoint, fitted.example, tags)
+    for name in (plan.name, f"{plan.name}-{SHUFFLED}"):
+        forget(storage.absolute(plan.config.storage), name)
 
 
 @contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[tuple[ProgressLog, StallWatch]]:
+    """A progress line, and an end of the job where for an hour nothing comes."""
     progress = ProgressLog(what, total)
     try:
         with StallWatch(3600) as watch:
@@ -302,26 +318,44 @@ def _progress(what: str, total: int) -> Iterator[tuple[ProgressLog, StallWatch]]
 
 
 def _check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
-    """Refused where the settings cannot be meant; returns the checkpoint to start from."""
-    if config.architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise Refused(f"--architecture {config.architecture}: there is no such network; choose one of {known}")
-    loop, smallest = config.loop, {"--seed": 0, "--max-shift": 0, "--input-noise": 0.0, "--weight-decay": 0.0}
-    for flag, value in (("--epochs", loop.epochs), ("--batch-size", loop.batch_size), ("--workers", config.workers),
-                        ("--input-size", config.input_size), ("--max-clip-frames", loop.max_clip_frames),
-                        ("--limit", config.limit), ("--cpus-per-worker", config.cpus_per_worker),
-                        ("--seed", config.split.seed), ("--max-shift", loop.max_shift),
-                        ("--input-noise", loop.input_noise), ("--weight-decay", loop.weight_decay)):  # fmt: skip
-        least = smallest.get(flag, 1)
-        if value is not None and not least <= value < math.inf:
+    """Everything that can be told before work starts; returns the initial weights' bytes. Raises Refused."""
+    loop, split = config.loop, config.split
+    if spec.architecture not in ARCHITECTURES:
+        raise Refused(f"--architecture {spec.architecture}: there is no such network; "
+                      f"choose one of {', '.join(ARCHITECTURES)}")  # fmt: skip
+    at_least = {
+        "--seed": (split.seed, 0),
+        "--workers": (config.workers, 1),
+        "--epochs": (loop.epochs, 1),
+        "--batch-size": (loop.batch_size, 1),
+        "--max-clip-frames": (loop.max_clip_frames, 1),
+        "--input-size": (config.input_size, 32),
+        "--weight-decay": (loop.weight_decay, 0),
+        "--input-noise": (loop.input_noise, 0),
+        "--max-shift": (loop.max_shift, 0),
+        "--frozen-epochs": (loop.frozen_epochs, 0),
+        "--backbone-rate": (loop.backbone_rate, 0),
+        "--patience": (loop.patience, 0),
+        "--wait-for-workers": (config.wait_for_workers, 0),
+        "--limit": (1 if config.limit is None else config.limit, 1),
+        "--cpus-per-worker": (1 if config.cpus_per_worker is None else config.cpus_per_worker, 1),
+    }
+    for flag, (value, least) in at_least.items():
+        if not value >= least:
             raise Refused(f"{flag} is {value}, expected at least {least:g}")
     check_positive({"--learning-rate": loop.learning_rate})
     if loop.batch_size % config.workers:
         raise Refused(
             f"--batch-size {loop.batch_size} cannot be shared evenly by {config.workers} workers; give a multiple of it"
         )
+    if loop.patience and not split.validation_fraction:
+        raise Refused("--patience chooses an epoch by videos that then cannot judge it; give --validation-fraction, "
+                      "such as 0.15, so that it has videos of its own")  # fmt: skip
+    if loop.frozen_epochs and config.init_weights is None:
+        raise Refused("--frozen-epochs keeps a backbone as it is; without --init-weights it knows nothing yet")
     check_sampling(config.sampling)
     storage.check_writable(config.storage)
+    storage.check_writable(config.clip_cache)
     if config.init_weights is None:
         return None
     try:
@@ -332,15 +366,23 @@ def _check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
     return weights
 
 
-def _scaling(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.ScalingConfig:
-    gpus, cores = int(cluster.get("GPU", 0)), int(cluster["CPU"])
-    use_gpu = gpus >= config.workers
-    cpus = config.cpus_per_worker or (min(4, cores) if use_gpu else max(1, cores // config.workers))
-    if cpus * config.workers > cores:
-        raise Refused(
-            f"{config.workers} workers of {cpus} CPUs do not fit on this cluster's {cores} CPUs; "
-            "lower --workers or --cpus-per-worker, or add nodes"
-        )
+def scaled(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.ScalingConfig:
+    """What the workers ask for. A cluster that was joined may still grow: it is asked for nodes and given
+    --wait-for-workers seconds. Raises Refused where they do not fit."""
+    cpus, use_gpu = _wanted(config, cluster)
+    deadline = time.monotonic() + (config.wait_for_workers if ray_can_grow() else 0)
+    while cpus * config.workers > int(cluster["CPU"]):
+        if time.monotonic() >= deadline:
+            waited = f" (waited {config.wait_for_workers:g} s for more nodes)" if ray_can_grow() else ""
+            raise Refused(
+                f"{config.workers} workers of {cpus} CPUs do not fit on this cluster's {int(cluster['CPU'])} CPUs"
+                f"{waited}; lower --workers or --cpus-per-worker, or add nodes"
+            )
+        console.print(f"waiting for nodes: {config.workers} workers of {cpus} CPUs, {int(cluster['CPU'])} CPUs so far")
+        ray.autoscaler.sdk.request_resources(bundles=[{"CPU": cpus}] * config.workers)
+        time.sleep(min(10.0, max(0.0, deadline - time.monotonic())))
+        cluster = ray.cluster_resources()
+        cpus, use_gpu = _wanted(config, cluster)
     return ray.train.ScalingConfig(
         num_workers=config.workers,
         use_gpu=use_gpu,
@@ -348,12 +390,23 @@ def _scaling(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.Sca
     )
 
 
-def _digest(settings: dict, chosen: Examples) -> str:
-    """Names a run by what it learns from and how, so that the same command finds it again."""
-    beside_it = ("storage", "name", "dry_run", "cpus_per_worker", "unknown_at_posting")
-    how = {k: v for k, v in settings.items() if k not in beside_it}
-    data = hashlib.sha256(str(chosen.table.drop_columns(["video_uri"]).to_pydict()).encode()).hexdigest()
-    return hashlib.sha256((json.dumps(how, default=str, sort_keys=True) + data).encode()).hexdigest()[:10]
+def _wanted(config: TrainConfig, cluster: Mapping[str, float]) -> tuple[int, bool]:
+    gpus, cores = int(cluster.get("GPU", 0)), int(cluster["CPU"])
+    use_gpu = gpus >= config.workers
+    cpus = config.cpus_per_worker or (min(4, cores) if use_gpu else max(1, cores // config.workers))
+    return cpus, use_gpu
+
+
+def ray_can_grow() -> bool:
+    """Whether this job joined a cluster that others may add nodes to."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def _how(settings: dict) -> dict:
+    """The settings that decide what a run comes to; the others may differ when it goes on."""
+    beside_it = ("storage", "name", "dry_run", "cpus_per_worker", "unknown_at_posting", "clip_cache", "sweep",
+                 "wait_for_workers", "shuffled_control")  # fmt: skip
+    return {k: v for k, v in settings.items() if k not in beside_it}
 
 
 def _run_file(storage_uri: str, name: str) -> str:

@@ -1,0 +1,254 @@
+"""The clip cache: every video decoded once, for all epochs and later runs.
+
+CACHE/SETTINGS/*.parquet, rows as CLIPS; complete files only. SETTINGS is a digest of how videos are sampled, ``key``
+one of a video's content: a changed video, or other settings, are decoded anew. A folder can be removed at any time.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import ray.exceptions
+
+from catalog import storage
+from catalog.errors import Broken, Refused, VideoError
+from catalog.isolation import IsolatedWorker
+from catalog.sampling import SamplingConfig
+from training.decode import MAX_ASPECT, SHORT_SIDE, squashed
+
+DECODE_TIMEOUT_S = 300.0
+DECODE_MEMORY_BYTES = 4 * 2**30
+PART_BYTES = 64 * 2**20
+CLIPS_A_ROW_GROUP = 8
+READERS = 16
+IN_MEMORY_SHARE = 0.2
+"""of the object store: squashed clips that take less stay in it for all epochs, others are read in each"""
+
+CLIPS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("seconds", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("hashes", pa.list_(pa.uint64())),  # training.near_copies.frame_hashes
+        ("frames", pa.large_binary()),  # uint8 (seconds, height, width, 3), RGB
+    ]
+)
+KNOWN = ("key", "seconds", "hashes", "part")
+DECODED = pa.schema([("video_id", pa.string()), ("key", pa.string()), ("seconds", pa.int32()),
+                     ("hashes", pa.list_(pa.uint64())), ("part", pa.string()), ("error", pa.string())])  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Where each video's clip is."""
+
+    table: pd.DataFrame
+    """video_id, key, seconds, hashes, part (the cache's file), a row a video that decoded"""
+    undecodable: dict[str, str]
+    """video_id -> why"""
+    reused: int
+    """how many were in the cache before"""
+
+
+def cached_clips(
+    videos: pd.DataFrame, sampling: SamplingConfig, cache_uri: str, cores: int, on_progress: Callable[[int], None]
+) -> Clips:
+    """Decode those of the ``videos`` (video_id, video_uri) that the cache does not have."""
+    folder = f"{storage.absolute(cache_uri)}/{_settings_digest(sampling)}"
+    with ThreadPoolExecutor(READERS) as readers:
+        keys = list(readers.map(_fingerprint, videos["video_uri"]))
+    asked = videos[["video_id", "video_uri"]].assign(key=pd.Series(keys, videos.index, dtype=object))
+    known = asked[["video_id", "key"]].merge(_index(folder), on="key")
+    on_progress(len(known))
+    missing = asked[~asked["video_id"].isin(known["video_id"])]
+    if missing.empty:
+        return Clips(known, {}, len(known))
+    once = missing[missing["key"].isna() | ~missing["key"].duplicated()]  # the same file under two ids
+    decoded = _decode(once, sampling, folder, cores, lambda done: on_progress(len(known) + done))
+    failed = decoded["error"].notna()
+    undecodable = dict(zip(decoded["video_id"][failed], decoded["error"][failed], strict=True))
+    fresh = decoded[~failed].drop(columns=["video_id", "error"])
+    fresh = missing[["video_id", "key"]].merge(fresh, on="key")
+    reasons = dict(zip(decoded["key"][failed], decoded["error"][failed], strict=True))
+    for video_id, key in zip(missing["video_id"], missing["key"], strict=True):
+        if key is not None and key in reasons:
+            undecodable[video_id] = reasons[key]
+    return Clips(pd.concat([known, fresh], ignore_index=True), undecodable, len(known))
+
+
+def dataset(clips: Clips, rows: pd.DataFrame, input_size: int, shuffled_by: int | None = None) -> ray.data.Dataset:
+    """The clips of ``rows`` (video_id, label, weight) -> rows with these and ``seconds``, ``clip``: uint8 (seconds,
+    input_size, input_size, 3). ``shuffled_by``: seed of an order that follows neither ids nor time.
+
+    Asks for no CPU: training has them all.
+    """
+    placed = clips.table[["video_id", "key", "seconds", "part"]].merge(rows, on="video_id")
+    parts = sorted(set(placed["part"]))
+    if shuffled_by is not None:
+        parts = [parts[i] for i in np.random.default_rng(shuffled_by).permutation(len(parts))]
+    wanted = ray.put(placed.drop(columns=["part", "seconds"]).sort_values("video_id").reset_index(drop=True))
+    blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
+        _read_part,  # pyright: ignore[reportArgumentType]
+        fn_kwargs={"wanted": [wanted], "input_size": input_size},  # in a list, so that it is not fetched beforehand
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,
+    )
+    store = ray.cluster_resources().get("object_store_memory", 0)
+    if 3 * input_size**2 * int(placed["seconds"].sum()) > IN_MEMORY_SHARE * store:
+        return blocks
+    if shuffled_by is not None:
+        blocks = blocks.random_shuffle(seed=shuffled_by, num_cpus=0)
+    return blocks.materialize()
+
+
+def clip_of(row: dict[str, Any]) -> np.ndarray:
+    """uint8 (S, size, size, 3) of a row of ``dataset``."""
+    size = round((len(row["clip"]) / row["seconds"] / 3) ** 0.5)
+    return np.frombuffer(row["clip"], np.uint8).reshape(row["seconds"], size, size, 3)
+
+
+def _read_part(parts: pa.Table, wanted: list[ray.ObjectRef], input_size: int) -> pa.Table:
+    cv2.setNumThreads(1)
+    rows: pd.DataFrame = ray.get(wanted[0])
+    schema = pa.schema([("video_id", pa.string()), ("label", pa.float64()), ("weight", pa.float64()),
+                        ("seconds", pa.int32()), ("clip", pa.large_binary())])  # fmt: skip
+    found = []
+    for part in parts["part"].to_pylist():
+        file = pq.ParquetFile(io.BytesIO(storage.read_bytes(part, timeout_s=600)))
+        for batch in file.iter_batches(CLIPS_A_ROW_GROUP, columns=[n for n in CLIPS.names if n != "hashes"]):
+            for row in batch.to_pylist():
+                videos = rows[rows["key"] == row["key"]]
+                if videos.empty:
+                    continue
+                frames = np.frombuffer(row["frames"], np.uint8)
+                frames = frames.reshape(row["seconds"], row["height"], row["width"], 3)
+                clip = {"seconds": row["seconds"], "clip": squashed(frames, input_size).tobytes()}
+                found += [video | clip for video in videos.drop(columns=["key"]).to_dict("records")]
+    return pa.Table.from_pylist(found, schema=schema)
+
+
+class DecodeActor:
+    """A core that decodes videos in a supervised child process and adds them to the cache."""
+
+    def __init__(self, sampling: SamplingConfig, folder: str):
+        self.child = IsolatedWorker(
+            "training.decode:make_decode", (sampling,), memory_limit_bytes=DECODE_MEMORY_BYTES, max_calls=500
+        )
+        self.folder = folder
+
+    def __call__(self, videos: pa.Table) -> pa.Table:
+        rows, waiting, size = [], [], 0
+        for video in videos.to_pylist():
+            row = {"video_id": video["video_id"], "key": video["key"]}
+            try:
+                frames, hashes = self.child.call(video["video_uri"], DECODE_TIMEOUT_S)
+            except VideoError as error:
+                rows.append(row | {"error": str(error)})
+                continue
+            row |= {"key": row["key"] or uuid.uuid4().hex, "seconds": len(frames), "hashes": hashes.tolist()}
+            shape = {"height": frames.shape[1], "width": frames.shape[2]}
+            waiting.append(row | shape | {"frames": frames.tobytes()})
+            size += frames.nbytes
+            if size > PART_BYTES:
+                rows += self._written(waiting)
+                waiting, size = [], 0
+        return pa.Table.from_pylist(rows + self._written(waiting), schema=DECODED)
+
+    def _written(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not rows:
+            return []
+        content = io.BytesIO()
+        table = pa.Table.from_pylist([{name: row[name] for name in CLIPS.names} for row in rows], schema=CLIPS)
+        pq.write_table(table, content, compression="zstd", compression_level=1, row_group_size=CLIPS_A_ROW_GROUP)
+        part = f"{self.folder}/{uuid.uuid4().hex}.parquet"
+        try:
+            storage.write_bytes_atomically(part, content.getvalue())
+        except OSError as error:
+            raise Broken(f"the clip cache cannot be written to, give another --clip-cache: {part}: "
+                          f"{storage.reason(error)}") from error  # fmt: skip
+        return [{name: row[name] for name in ("video_id", "key", "seconds", "hashes")} | {"part": part} for row in rows]
+
+
+def _decode(
+    videos: pd.DataFrame, sampling: SamplingConfig, folder: str, cores: int, on_progress: Callable[[int], None]
+) -> pd.DataFrame:
+    rows = max(1, min(16, len(videos) // (4 * cores)))
+    table = pa.Table.from_pandas(videos, preserve_index=False)
+    graph = ray.data.from_arrow([table.slice(i, rows) for i in range(0, table.num_rows, rows)]).map_batches(
+        DecodeActor,
+        fn_constructor_args=(sampling, folder),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=cores),
+    )
+    found, done = [], 0
+    try:
+        for part in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            found.append(part)
+            done += part.num_rows
+            on_progress(done)
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+    return pa.concat_tables(found).to_pandas().sort_values("video_id")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an actor said, where it can be told to a user."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, Broken):
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return inner or error
+
+
+def _index(folder: str) -> pd.DataFrame:
+    """KNOWN of every clip in the cache."""
+    try:
+        parts = sorted(uri for uri in storage.files_in(folder) or [] if uri.endswith(".parquet"))
+    except FileNotFoundError:
+        parts = []
+
+    def read(part: str) -> pd.DataFrame:
+        fs, path = storage.filesystem_of(part)
+        try:
+            with fs.open(path, "rb") as file:
+                table = pq.read_table(file, columns=["key", "seconds", "hashes"])
+        except (OSError, pa.ArrowException):  # of a newer version, or broken: decoded again
+            return pd.DataFrame(columns=pd.Index(KNOWN))
+        return table.to_pandas().assign(part=part)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        known = pd.concat([pd.DataFrame(columns=pd.Index(KNOWN)), *readers.map(read, parts)], ignore_index=True)
+    return known.drop_duplicates("key")
+
+
+def _fingerprint(uri: str) -> str | None:
+    try:
+        return storage.fingerprint(uri)
+    except (OSError, Refused, ValueError):  # decoding will say why
+        return None
+
+
+def _settings_digest(sampling: SamplingConfig) -> str:
+    how = {
+        "sample_fps": sampling.sample_fps,
+        "max_seconds": sampling.max_seconds,
+        "decoder": sampling.decoder,
+        "short_side": SHORT_SIDE,
+        "max_aspect": MAX_ASPECT,
+        "schema": CLIPS.names,
+    }
+    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:12]
