@@ -65,8 +65,8 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: d
             Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, *example.shape[2:]), "clips")]),
             Schema([TensorSpec(np.dtype(np.float32), (-1,), unit)]),
         )
-        with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # hints to the model's author
+        with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings(record=True):
+            # recorded, so not shown: hints to the model's author, which MLflow lets no filter hold back
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(PROJECT / "training" / "pyfunc.py"),

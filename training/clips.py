@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +33,10 @@ DECODE_MEMORY_BYTES = 4 * 2**30
 PART_BYTES = 64 * 2**20
 CLIPS_A_ROW_GROUP = 8
 READERS = 16
-IN_MEMORY_SHARE = 0.2
-"""of the object store: squashed clips that take less stay in it for all epochs, others are read in each"""
+READ_TIMEOUT_S = 600.0
+IN_MEMORY_BYTES = 2**30
+"""Squashed clips that take less are read once by the driver; others by Ray Data in every epoch."""
+ROWS_A_BLOCK = 16
 
 CLIPS = pa.schema(
     [
@@ -43,6 +46,15 @@ CLIPS = pa.schema(
         ("width", pa.int32()),
         ("hashes", pa.list_(pa.uint64())),  # training.near_copies.frame_hashes
         ("frames", pa.large_binary()),  # uint8 (seconds, height, width, 3), RGB
+    ]
+)
+SQUASHED = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("label", pa.float64()),
+        ("weight", pa.float64()),
+        ("seconds", pa.int32()),
+        ("clip", pa.large_binary()),  # uint8 (seconds, size, size, 3), RGB
     ]
 )
 KNOWN = ("key", "seconds", "hashes", "part")
@@ -96,22 +108,24 @@ def dataset(clips: Clips, rows: pd.DataFrame, input_size: int, shuffled_by: int 
     """
     placed = clips.table[["video_id", "key", "seconds", "part"]].merge(rows, on="video_id")
     parts = sorted(set(placed["part"]))
+    order = np.random.default_rng(shuffled_by)
+    wanted = placed.drop(columns=["part", "seconds"]).sort_values("video_id").reset_index(drop=True)
+    if 3 * input_size**2 * int(placed["seconds"].sum()) <= IN_MEMORY_BYTES:
+        with ThreadPoolExecutor(os.cpu_count()) as readers:
+            table = pa.concat_tables(readers.map(lambda part: _squashed(part, wanted, input_size), parts))
+        if shuffled_by is not None:
+            table = table.take(order.permutation(table.num_rows))
+        return ray.data.from_arrow([table.slice(i, ROWS_A_BLOCK) for i in range(0, table.num_rows, ROWS_A_BLOCK)])
     if shuffled_by is not None:
-        parts = [parts[i] for i in np.random.default_rng(shuffled_by).permutation(len(parts))]
-    wanted = ray.put(placed.drop(columns=["part", "seconds"]).sort_values("video_id").reset_index(drop=True))
-    blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
-        _read_part,  # pyright: ignore[reportArgumentType]
-        fn_kwargs={"wanted": [wanted], "input_size": input_size},  # in a list, so that it is not fetched beforehand
+        parts = [parts[i] for i in order.permutation(len(parts))]
+    shared = ray.put(wanted)
+    return ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
+        _read_parts,  # pyright: ignore[reportArgumentType]
+        fn_kwargs={"wanted": [shared], "input_size": input_size},  # in a list, so that it is not fetched beforehand
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=0,
     )
-    store = ray.cluster_resources().get("object_store_memory", 0)
-    if 3 * input_size**2 * int(placed["seconds"].sum()) > IN_MEMORY_SHARE * store:
-        return blocks
-    if shuffled_by is not None:
-        blocks = blocks.random_shuffle(seed=shuffled_by, num_cpus=0)
-    return blocks.materialize()
 
 
 def clip_of(row: dict[str, Any]) -> np.ndarray:
@@ -120,24 +134,26 @@ def clip_of(row: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(row["clip"], np.uint8).reshape(row["seconds"], size, size, 3)
 
 
-def _read_part(parts: pa.Table, wanted: list[ray.ObjectRef], input_size: int) -> pa.Table:
-    cv2.setNumThreads(1)
+def _read_parts(parts: pa.Table, wanted: list[ray.ObjectRef], input_size: int) -> pa.Table:
     rows: pd.DataFrame = ray.get(wanted[0])
-    schema = pa.schema([("video_id", pa.string()), ("label", pa.float64()), ("weight", pa.float64()),
-                        ("seconds", pa.int32()), ("clip", pa.large_binary())])  # fmt: skip
+    return pa.concat_tables([_squashed(part, rows, input_size) for part in parts["part"].to_pylist()])
+
+
+def _squashed(part: str, wanted: pd.DataFrame, input_size: int) -> pa.Table:
+    """SQUASHED of those clips of a part whose ``key`` is wanted: a row for each video that has it."""
+    cv2.setNumThreads(1)
     found = []
-    for part in parts["part"].to_pylist():
-        file = pq.ParquetFile(io.BytesIO(storage.read_bytes(part, timeout_s=600)))
-        for batch in file.iter_batches(CLIPS_A_ROW_GROUP, columns=[n for n in CLIPS.names if n != "hashes"]):
-            for row in batch.to_pylist():
-                videos = rows[rows["key"] == row["key"]]
-                if videos.empty:
-                    continue
-                frames = np.frombuffer(row["frames"], np.uint8)
-                frames = frames.reshape(row["seconds"], row["height"], row["width"], 3)
-                clip = {"seconds": row["seconds"], "clip": squashed(frames, input_size).tobytes()}
-                found += [video | clip for video in videos.drop(columns=["key"]).to_dict("records")]
-    return pa.Table.from_pylist(found, schema=schema)
+    file = pq.ParquetFile(io.BytesIO(storage.read_bytes(part, timeout_s=READ_TIMEOUT_S)))
+    for batch in file.iter_batches(CLIPS_A_ROW_GROUP, columns=[name for name in CLIPS.names if name != "hashes"]):
+        for row in batch.to_pylist():
+            videos = wanted[wanted["key"] == row["key"]]
+            if videos.empty:
+                continue
+            frames = np.frombuffer(row["frames"], np.uint8)
+            frames = frames.reshape(row["seconds"], row["height"], row["width"], 3)
+            clip = {"seconds": row["seconds"], "clip": squashed(frames, input_size).tobytes()}
+            found += [video | clip for video in videos.drop(columns=["key"]).to_dict("records")]
+    return pa.Table.from_pylist(found, schema=SQUASHED)
 
 
 class DecodeActor:
@@ -187,13 +203,14 @@ def _decode(
 ) -> pd.DataFrame:
     rows = max(1, min(16, len(videos) // (4 * cores)))
     table = pa.Table.from_pandas(videos, preserve_index=False)
-    graph = ray.data.from_arrow([table.slice(i, rows) for i in range(0, table.num_rows, rows)]).map_batches(
+    blocks = [table.slice(i, rows) for i in range(0, table.num_rows, rows)]
+    graph = ray.data.from_arrow(blocks).map_batches(
         DecodeActor,
         fn_constructor_args=(sampling, folder),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=cores),
+        compute=ray.data.ActorPoolStrategy(size=min(cores, len(blocks))),
     )
     found, done = [], 0
     try:

@@ -201,8 +201,9 @@ def adjusted(plan: Plan, clips: Clips) -> tuple[pd.DataFrame, Adjustment]:
         if (examples["side"] == judged).any():
             is_judged = (examples["side"][rows] == judged).to_numpy()
             key = examples["key"][rows]
-            same_file = np.flatnonzero(~is_judged & key.isin(key[is_judged]))
-            copies = sorted({i for i, _ in near_copies(examples["hashes"][rows].tolist(), is_judged)} | set(same_file))
+            same_file = np.flatnonzero(~is_judged & key.isin(key[is_judged])).tolist()
+            alike = [i for i, _ in near_copies(examples["hashes"][rows].tolist(), is_judged)]
+            copies = sorted({*same_file, *alike})
             examples.loc[rows[copies], "side"] = LEFT_OUT
             if copies:
                 ids = ", ".join(examples["video_id"][rows[copies[:SHOWN]]])
