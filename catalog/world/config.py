@@ -25,6 +25,8 @@ class WorldConfig:
     """H.264 constant rate factor: lower is sharper and larger."""
     reach_effect: float = 0.40
     """Log counts a standard deviation of the creator's log followers adds."""
+    creator_banner: bool = False
+    """Whether every creator has a banner of his own behind his videos: what a model can know him by."""
     signal_effect: float = 1.0
     """Log counts a standard deviation of the engaging element's amount adds."""
     count_noise: float = 0.3

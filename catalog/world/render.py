@@ -18,6 +18,7 @@ from catalog.world.script import Stream, VideoScript, draw_script, stream
 
 OCCLUDED_ABOVE = 0.25
 SHUTTER = 0.5
+BANNER_SHARE, BANNER_FIELDS = 0.12, 5
 
 
 @dataclass
@@ -79,6 +80,9 @@ class Renderer:
         x = MARGIN_PX + round(0.6 * MARGIN_PX * np.sin(0.5 * seconds + script.index))
         y = MARGIN_PX + round(0.4 * MARGIN_PX * np.sin(0.37 * seconds))
         frame = background[y : y + config.height, x : x + config.width].copy()
+        if config.creator_banner:
+            banner = draw_banner(self.seed, script.creator, config.width, round(BANNER_SHARE * config.height))
+            frame[: len(banner)] = banner
         shown = self.stage.product_on(index)
         quad = self.stage.product_quad(index)
         presenter.draw(frame, seconds, (quad[3] + 0.1 * (quad[1] - quad[3])) if shown else None)
@@ -134,6 +138,12 @@ class Renderer:
         outline = np.zeros(frame.shape[:2], bool)
         outline[region] = inside
         return outline
+
+
+def draw_banner(seed: int, creator: int, width: int, height: int) -> np.ndarray:
+    """A row of coloured fields, uint8 (height, width, 3)."""
+    fields = stream(seed, Stream.BANNER, creator).integers(0, 256, (1, BANNER_FIELDS, 3), np.uint8)
+    return cv2.resize(fields, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def motion_kernel(motion: np.ndarray) -> np.ndarray:

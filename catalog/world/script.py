@@ -27,6 +27,7 @@ class Stream(IntEnum):
     SALES = 7
     FAMILY = 8
     CONTROL = 9
+    BANNER = 10
 
 
 def stream(seed: int, kind: Stream, index: int = 0) -> np.random.Generator:
