@@ -76,21 +76,23 @@ def parse(config_type: type[Config], arguments: list[str], description: str) -> 
     )
 
 
-def _flags_of(path: Path, config_type: type[Any]) -> list[list[str]]:
+def read_flags(path: Path, flag: str, example: str) -> dict[str, Any]:
+    """A YAML file of flags by name (with - or _), as given to ``flag``; name (with -) -> value. Raises Refused."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise Refused(f"--config {path}: {error.strerror}") from error
+        raise Refused(f"{flag} {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"--config {path} is not YAML: {error}") from error
-    if content is None:
-        return []
-    if not isinstance(content, dict):
-        raise Refused(f"--config {path} holds a {type(content).__name__}, expected flags by name, e.g. max-seconds: 30")
+        raise Refused(f"{flag} {path} is not YAML: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise Refused(f"{flag} {path} holds a {type(content).__name__}, expected flags by name, e.g. {example}")
+    return {str(key).replace("_", "-"): value for key, value in (content or {}).items()}
+
+
+def _flags_of(path: Path, config_type: type[Any]) -> list[list[str]]:
     known = _flag_names(config_type)
     groups = []
-    for key, value in content.items():
-        name = str(key).replace("_", "-")
+    for name, value in read_flags(path, "--config", "max-seconds: 30").items():
         if name not in known:
             raise Refused(f"--config {path}: there is no flag --{name}; flags are {', '.join(sorted(known))}")
         if isinstance(value, bool):

@@ -38,10 +38,10 @@ class TrainConfig:
     sweep: str | None = None
     """YAML file with lists of values for flags, such as learning-rate: [0.001, 0.003]: tries all combinations, then
     trains with the one that does best on the validation videos (needs --validation-fraction)"""
-    clip_cache: str = str(LOCAL_STORE / "clips")
-    """folder in which decoded clips are kept for later runs; on a cluster a shared one, such as s3://"""
     storage: str = str(LOCAL_STORE / "training")
     """folder for checkpoints until the run is done; on a cluster a shared one, such as s3://"""
+    clip_cache: str | None = None
+    """folder in which decoded clips are kept for later runs; default: clips in --storage"""
     name: str | None = None
     """name of the run; default: from its settings, so that the same command goes on with a run that was cut off"""
     max_failed_fraction: float = 0.5

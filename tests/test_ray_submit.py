@@ -99,7 +99,7 @@ def test_a_model_is_trained_and_a_catalogue_scored_by_submitted_jobs(head: RayHe
         mlflow.create_experiment(experiment, artifact_location=(tmp_path / "artifacts").as_uri())
     env = runtime_env(tmp_path, MLFLOW_TRACKING_URI=tracking_uri)
 
-    train = ["python", "-m", "jobs.train", "--videos", str(world.videos), "--epochs", "1"]
+    train = ["python", "-m", "jobs.train", "--videos", str(world.videos), "--epochs", "1", "--no-shuffled-control"]
     train += ["--architecture", "r3d_18_w16", "--storage", str(tmp_path / "checkpoints")]
     trained = head.submit(*train, runtime_env=env, timeout_s=200)
     assert trained.returncode == 0, trained.stdout

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -19,11 +21,14 @@ from mlflow import MlflowClient
 from catalog.errors import Refused
 from catalog.world import WorldPaths
 from jobs.command import parse
+from jobs.steps.train import scaled
 from jobs.train import TrainConfig, main
 from tracking import registry
 from training.loop import augmented, training_batches
 from training.models import EngagementModel, ModelSpec, load_checkpoint, to_input
+from training.run import check_enough
 from training.settings import LoopConfig
+from training.splits import HELD_OUT, TRAINING
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,14 +68,19 @@ def test_a_moved_clip_is_moved_as_one_and_keeps_its_pixels_in_view() -> None:
 
 
 def train(env: dict[str, str], *flags: str) -> list[str]:
-    return [sys.executable, "-m", "jobs.train", "--architecture", "r3d_18_w16", "--batch-size", "4", *flags]
+    common = ["--architecture", "r3d_18_w16", "--batch-size", "4", "--clip-cache", env["CLIPS"]]
+    return [sys.executable, "-m", "jobs.train", *common, *flags]
 
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("tracked")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_ADDRESS", "MLFLOW_"))}
-    return kept | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "STORAGE": str(folder / "storage")}
+    return kept | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "STORAGE": str(folder / "storage"),
+        "CLIPS": str(folder / "clips"),
+    }
 
 
 @pytest.fixture
@@ -173,7 +183,7 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_two_workers_train_together_from_given_weights(
     small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
 ) -> None:
@@ -182,8 +192,9 @@ def test_two_workers_train_together_from_given_weights(
     torch.save(given, tmp_path / "kinetics.pt")
     done = subprocess.run(
         train(
-            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--epochs", "1",
-            "--workers", "2", "--init-weights", str(tmp_path / "kinetics.pt"), "--learning-rate", "1e-9",
+            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--epochs", "2",
+            "--workers", "2", "--init-weights", str(tmp_path / "kinetics.pt"), "--frozen-epochs", "1",
+            "--backbone-rate", "0",
         ),
         cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -198,8 +209,159 @@ def test_two_workers_train_together_from_given_weights(
     assert -2 <= float(tags["srcc_over_champion"]) <= 2
     version = client.get_model_version_by_alias("pe-engagement", "challenger").version
     stored = load_checkpoint(registry.load(f"models:/pe-engagement/{version}").checkpoint)
-    trained = stored.network.state_dict()["layer3.0.conv1.0.weight"]
-    torch.testing.assert_close(trained, given["layer3.0.conv1.0.weight"], atol=1e-6, rtol=0)
+    trained = stored.network.state_dict()
+    torch.testing.assert_close(trained["layer3.0.conv1.0.weight"], given["layer3.0.conv1.0.weight"], atol=0, rtol=0)
+    assert not torch.equal(trained["fc.weight"], given["fc.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_worker_costs_no_epoch_and_the_same_seed_gives_the_same_model(
+    small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
+) -> None:
+    flags = ["--videos", str(small_world.videos), "--epochs", "4", "--seed", "3", "--no-shuffled-control"]
+    log, predictions = tmp_path / "log.txt", []
+    for name in ("killed", "whole"):
+        with log.open("w") as output:
+            job = subprocess.Popen(
+                train(tracked, *flags, "--name", name, "--storage", str(tmp_path / name)),
+                cwd=ROOT, env=tracked, stdout=output, stderr=output,
+            )  # fmt: skip
+            if name == "killed":
+                _wait_for(lambda: list((tmp_path / "killed").glob("killed/checkpoint*")), log)
+                workers = [p for p in psutil.Process(job.pid).children(recursive=True)
+                           if "RayTrainWorker" in " ".join(p.cmdline())]  # fmt: skip
+                assert workers
+                workers[0].kill()
+            assert job.wait(300) == 0, log.read_text()
+        (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
+        epochs = [metric.step for metric in client.get_metric_history(run.info.run_id, "val/srcc")]
+        assert sorted(epochs) == [0, 1, 2, 3]
+        file = client.download_artifacts(run.info.run_id, "held_out_predictions.csv", str(tmp_path))
+        predictions.append(pd.read_csv(file)["the model"].to_numpy())
+    np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_loss_that_is_no_number_stops_the_job_with_the_videos(
+    small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        train(
+            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path), "--name", "diverges",
+            "--learning-rate", "1e38", "--loss", "mse", "--epochs", "3",
+        ),
+        cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"the job broke: epoch \d, step \d+: the loss is .* on videos video\d+", done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
+    (run,) = client.search_runs(["1"], "attributes.run_name = 'diverges'")
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_training_ends_when_the_validation_videos_gain_no_more_and_keeps_the_best_epoch(
+    small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        train(
+            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path), "--name", "patient",
+            "--epochs", "40", "--patience", "2", "--validation-fraction", "0.4", "--no-shuffled-control",
+        ),
+        cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=390,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = client.search_runs(["1"], "attributes.run_name = 'patient'")
+    ranks = [m.value for m in sorted(client.get_metric_history(run.info.run_id, "val/srcc"), key=lambda m: m.step)]
+    assert len(ranks) < 40
+    assert len(ranks) - 1 - int(np.argmax(ranks)) == 2
+    assert f"ended after {len(ranks)} epochs" in done.stdout
+    assert run.data.metrics["videos/validation"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_shows_its_attempts_and_registers_the_best(
+    small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text("learning-rate: [0.001, 0.002]\n")
+    before = int(client.get_model_version_by_alias("pe-engagement", "challenger").version)
+    done = subprocess.run(
+        train(
+            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--name", "sweep",
+            "--epochs", "1", "--validation-fraction", "0.4", "--no-shuffled-control",
+            "--sweep", str(tmp_path / "sweep.yaml"),
+        ),
+        cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (parent,) = client.search_runs(["1"], "attributes.run_name = 'sweep'")
+    below = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    names = {run.info.run_name for run in below}
+    assert names == {"learning_rate 0.001", "learning_rate 0.002", "sweep best"}
+    assert all(run.info.status == "FINISHED" and "val/srcc" in run.data.metrics for run in [*below])
+    best = max((r for r in below if r.info.run_name != "sweep best"), key=lambda run: run.data.metrics["val/srcc"])
+    assert parent.data.tags["best"] == best.info.run_name
+    assert int(client.get_model_version_by_alias("pe-engagement", "challenger").version) == before + 1
+    assert not list((tmp_path / "storage").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ("learning-rate: [0.1]", [], "--validation-fraction"),
+        ("target: [likes]", ["--validation-fraction", "0.3"], "target cannot be swept"),
+        ("epochs: 3", ["--validation-fraction", "0.3"], "expected a list of values"),
+        ("epochs: [many]", ["--validation-fraction", "0.3"], "epochs cannot be 'many'"),
+        ("epochs: [0]", ["--validation-fraction", "0.3"], "--epochs is 0"),
+        ("", ["--validation-fraction", "0.3"], "names no flag"),
+        ("- 1", ["--validation-fraction", "0.3"], "holds a list"),
+        ("epochs: [1, 2, 3, 4, 5, 6, 7, 8, 9]\nbatch-size: [1, 2, 3, 4, 5, 6, 7, 8]", ["--validation-fraction", "0.3"],
+         "72 combinations"),
+    ],
+)  # fmt: skip
+def test_sweeps_that_cannot_be_meant_are_refused(
+    content: str, flags: list[str], message: str, small_world: WorldPaths, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(content)
+    config = parse(
+        TrainConfig,
+        [
+            "--videos",
+            str(small_world.videos),
+            "--storage",
+            str(tmp_path),
+            "--sweep",
+            str(tmp_path / "sweep.yaml"),
+            *flags,
+        ],
+        "train",
+    )
+    with pytest.raises(Refused, match=message):
+        main(config)
+
+
+def test_more_workers_than_the_cluster_has_are_refused_with_the_time_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(videos="v", workers=3, cpus_per_worker=2, wait_for_workers=0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(Refused, match="3 workers of 2 CPUs do not fit on this cluster's 4 CPUs; lower"):
+        scaled(config, {"CPU": 4.0})
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    with pytest.raises(Refused, match=r"4 CPUs \(waited 0 s for more nodes\); lower"):
+        scaled(config, {"CPU": 4.0})
+    assert scaled(config, {"CPU": 6.0}).num_workers == 3
+    assert scaled(config, {"CPU": 8.0, "GPU": 3.0}).use_gpu
+
+
+def test_too_few_videos_that_decode_are_refused() -> None:
+    examples = pd.DataFrame({"side": [TRAINING] * 3 + [HELD_OUT] * 3})
+    expected = r"only 3 videos to train on and 3 to judge by are left; 9 could not be decoded \(v0: gone\)"
+    with pytest.raises(Refused, match=expected):
+        check_enough(examples, {f"v{i}": "gone" for i in range(9)})
+    check_enough(pd.concat([examples] * 2), {})
 
 
 @pytest.mark.timeout(300)
@@ -238,6 +400,9 @@ def test_ctrl_c_ends_with_130_and_another_run_of_that_name_is_refused(
         (["--sample-fps", "inf"], "--sample-fps is inf"),
         (["--init-weights", "nowhere.pt"], "--init-weights nowhere.pt cannot be read: no such file"),
         (["--architecture", "r3d_99"], "there is no such network"),
+        (["--patience", "2"], "--patience chooses an epoch by videos .* --validation-fraction"),
+        (["--frozen-epochs", "2"], "--frozen-epochs keeps a backbone as it is; without --init-weights"),
+        (["--clip-cache", "/dev/null/clips"], "/dev/null/clips"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(

@@ -148,6 +148,13 @@ class Run:
         MlflowClient().log_inputs(self._id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
     @_never_fatal
+    def children(self) -> dict[str, str]:
+        """Name -> id of the runs below this one."""
+        experiment = MlflowClient().get_run(self._id).info.experiment_id
+        below = MlflowClient().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{self._id}'")
+        return {str(run.info.run_name): run.info.run_id for run in below}
+
+    @_never_fatal
     def finish(self, status: str) -> None:
         MlflowClient().set_terminated(self._id, status)
 

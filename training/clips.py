@@ -143,7 +143,11 @@ def _squashed(part: str, wanted: pd.DataFrame, input_size: int) -> pa.Table:
     """SQUASHED of those clips of a part whose ``key`` is wanted: a row for each video that has it."""
     cv2.setNumThreads(1)
     found = []
-    file = pq.ParquetFile(io.BytesIO(storage.read_bytes(part, timeout_s=READ_TIMEOUT_S)))
+    try:
+        file = pq.ParquetFile(io.BytesIO(storage.read_bytes(part, timeout_s=READ_TIMEOUT_S)))
+    except FileNotFoundError as error:
+        raise Broken(f"{part} of the clip cache is not on this node (or was removed meanwhile); give --clip-cache a "
+                     "folder that all nodes share, such as s3://") from error  # fmt: skip
     for batch in file.iter_batches(CLIPS_A_ROW_GROUP, columns=[name for name in CLIPS.names if name != "hashes"]):
         for row in batch.to_pylist():
             videos = wanted[wanted["key"] == row["key"]]

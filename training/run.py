@@ -7,10 +7,11 @@ import math
 import shutil
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -31,7 +32,9 @@ from training.settings import LoopConfig
 from training.splits import HELD_OUT, TRAINING, VALIDATION
 from training.targets import MIN_VIDEOS
 
-POLL_S = 1.0
+POLL_S = 0.5
+
+Result = TypeVar("Result")
 
 
 class Diverged(Broken):
@@ -192,28 +195,41 @@ def _in_order() -> ray.data.ExecutionOptions:
     return options
 
 
-def _run(
-    trainer: TorchTrainer, reports: ray.util.queue.Queue, on_report: Callable[[dict[str, Any]], None]
-) -> ray.train.Result:
-    """Run the trainer in a thread of its own, and hand its reports on as they come; in the main thread Ray Train
-    would take Ctrl-C for itself and end the process with another exit code."""
-    outcome: concurrent.futures.Future[ray.train.Result] = concurrent.futures.Future()
+def in_thread(work: Callable[[], Result], between: Callable[[bool], bool] = lambda finished: False) -> Result:
+    """Work in a thread of its own: in the main thread Ray Train and Ray Tune would take Ctrl-C for themselves and end
+    the process with another exit code. ``between`` is called meanwhile, told whether the work has finished, until it
+    returns False after that."""
+    outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
 
-    def train() -> None:
+    def target() -> None:
         try:
-            outcome.set_result(trainer.fit())
+            outcome.set_result(work())
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=train, daemon=True).start()
+    threading.Thread(target=target, daemon=True).start()
     while True:
         finished = outcome.done()  # before the last look, so that no report is missed
+        more = between(finished)
+        if finished and not more:
+            return outcome.result()
+        if not more:
+            time.sleep(POLL_S)
+
+
+def _run(
+    trainer: TorchTrainer, reports: ray.util.queue.Queue, on_report: Callable[[dict[str, Any]], None]
+) -> ray.train.Result:
+    """Run the trainer and hand its reports on as they come."""
+
+    def report(finished: bool) -> bool:
         try:
-            report = reports.get(block=not finished, timeout=POLL_S)
+            report = reports.get_nowait()
         except ray.util.queue.Empty:
-            if finished:
-                return outcome.result()
-            continue
+            return False
         if "diverged" in report:
             raise Diverged(report["diverged"])
         on_report(report)
+        return True
+
+    return in_thread(trainer.fit, report)

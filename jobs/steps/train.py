@@ -79,14 +79,14 @@ def main(config: TrainConfig) -> int:
         from jobs.steps import sweep
 
         return sweep.main(plan)
-    resume_id = _unfinished_run(config.storage, plan.name, plan.digest)
+    resume_id = unfinished_run(config.storage, plan.name, plan.digest)
     with ray_cluster() as cluster:
         scaling = scaled(config, cluster)
         console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
             return DONE
         with open_run(TRAINING_RUNS, plan.name, tags_of(plan), resume_id) as run:
-            _remember_run(config.storage, plan.name, plan.digest, run)
+            remember_run(config.storage, plan.name, plan.digest, run)
             return trained(plan, scaling, run, cluster)
 
 
@@ -97,7 +97,7 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
         config.architecture, config.input_size, target,
         sample_fps=config.sampling.sample_fps, residualized_on=",".join(residualized),
     )  # fmt: skip
-    init_weights = _check(config, spec)
+    init_weights = check(config, spec)
     videos = read_videos(config.videos, required=("video_id", "video_uri", *columns_of(target)))
     if config.products is not None:
         check_references(videos, read_products(config.products), config.videos, config.products)
@@ -169,6 +169,10 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
     return TOO_MANY_FAILED if len(clips.undecodable) > config.max_failed_fraction * len(plan.examples) else DONE
 
 
+def cache_of(config: TrainConfig) -> str:
+    return config.clip_cache or f"{config.storage.rstrip('/')}/clips"
+
+
 def decoded(plan: Plan, cluster: Mapping[str, float]) -> Clips:
     videos = plan.examples[plan.examples["side"] != LEFT_OUT]
     begun = time.monotonic()
@@ -179,11 +183,11 @@ def decoded(plan: Plan, cluster: Mapping[str, float]) -> Clips:
             progress.update(done)
 
         cores = max(1, int(cluster["CPU"]))
-        clips = cached_clips(videos, plan.config.sampling, plan.config.clip_cache, cores, on_decoded)
+        clips = cached_clips(videos, plan.config.sampling, cache_of(plan.config), cores, on_decoded)
     fresh = len(clips.table) - clips.reused
     console.print(
         f"{clips.reused} clips were in the cache, {fresh} were decoded in {time.monotonic() - begun:.0f} s: "
-        f"{plan.config.clip_cache}"
+        f"{cache_of(plan.config)}"
     )
     if clips.undecodable:
         console.print(f"{len(clips.undecodable)} of {len(videos)} videos could not be decoded and are left out:")
@@ -318,7 +322,7 @@ def _progress(what: str, total: int) -> Iterator[tuple[ProgressLog, StallWatch]]
         progress.close()
 
 
-def _check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
+def check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
     """Everything that can be told before work starts; returns the initial weights' bytes. Raises Refused."""
     loop, split = config.loop, config.split
     if spec.architecture not in ARCHITECTURES:
@@ -356,7 +360,7 @@ def _check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
         raise Refused("--frozen-epochs keeps a backbone as it is; without --init-weights it knows nothing yet")
     check_sampling(config.sampling)
     storage.check_writable(config.storage)
-    storage.check_writable(config.clip_cache)
+    storage.check_writable(cache_of(config))
     if config.init_weights is None:
         return None
     try:
@@ -414,7 +418,7 @@ def _run_file(storage_uri: str, name: str) -> str:
     return f"{storage.absolute(storage_uri)}/{name}.json"
 
 
-def _unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
+def unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
     """The MLflow run to go on with: its file is there until the run is done. Raises Refused where the run of this
     name learns otherwise or from other videos: its weights may know the videos that are now held out."""
     try:
@@ -429,6 +433,6 @@ def _unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
     return begun["mlflow_run"]
 
 
-def _remember_run(storage_uri: str, name: str, digest: str, run: Run) -> None:
+def remember_run(storage_uri: str, name: str, digest: str, run: Run) -> None:
     begun = {"digest": digest, "mlflow_run": run.run_id}
     storage.write_bytes_atomically(_run_file(storage_uri, name), json.dumps(begun).encode())
