@@ -13,7 +13,7 @@ ONES = torch.ones(3)
 
 
 def loss_of(name: str, prediction: list[float], weight: torch.Tensor = ONES) -> float:
-    return LOSSES[name]((-1.0, 3.0))(torch.tensor(prediction), LABEL, weight).item()
+    return LOSSES[name]((-1.0, 3.0))(torch.tensor(prediction, dtype=torch.float32), LABEL, weight).item()
 
 
 @pytest.mark.parametrize("name", ["huber", "mse", "mape"])

@@ -2,19 +2,25 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
+from catalog.counts import parse_counts
 from catalog.errors import Refused
+from training.baselines import baselines
+from training.evaluation import srcc
 from training.residuals import Residualizer, fit_residualizer
 from training.settings import SplitConfig, TargetConfig
 from training.splits import HELD_OUT, LEFT_OUT, TRAINING, VALIDATION, overlaps, sides
 from training.suspicious import suspicions
 from training.targets import columns_to_residualize, fit_adjustment, labelled
 
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "tiktok_vn"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -276,3 +282,25 @@ def test_random_split_shares_creators_and_says_so() -> None:
 def test_splits_that_cannot_be_made_are_refused(split: SplitConfig, message: str) -> None:
     with pytest.raises(Refused, match=message):
         sides(split_table([f"c{i % 8}" for i in range(40)], [0] * 40), "v.csv", split)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data folder, which is not here")
+def test_a_scraped_table_of_ten_thousand_rows_is_labelled_weighed_and_judged(tmp_path: Path) -> None:
+    renames = {"vid_nshare": "shares", "vid_nlike": "likes", "vid_nview": "views", "vid_ncomment": "comments"}
+    renames |= {"user_nfollower": "followers"}
+    raw = pd.read_csv(SHARED / "vn_raw_no_usernames.csv", dtype=str).rename(columns=renames | {"vid_id": "video_id"})
+    table = pa.Table.from_pandas(raw)
+    for name in renames.values():
+        counts, bad = parse_counts(table[name])
+        assert not pc.any(bad).as_py()
+        table = table.set_column(table.column_names.index(name), name, counts)
+    table = table.append_column("creator_id", pa.nulls(table.num_rows, pa.string()))
+    chosen = labelled(table, "vn.csv", TargetConfig("shares_per_view"))
+    assert chosen.left_out == {"without shares and views": 3}
+    odd = chosen.table[chosen.table["suspicious"] != ""]
+    assert len(odd) == 28  # the three others have no views
+    assert (odd["weight"] == 0.1).all()
+    side = sides(chosen.table, "vn.csv", SplitConfig(split="random"))
+    training, held_out = chosen.table[side == TRAINING], chosen.table[side == HELD_OUT]
+    found = baselines(training, held_out, seed=0, unknown_at_posting=["vid_nsave"])
+    assert 0.2 < srcc(held_out["label"].to_numpy(), found["followers"]) < 0.4
