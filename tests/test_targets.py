@@ -285,11 +285,11 @@ def test_splits_that_cannot_be_made_are_refused(split: SplitConfig, message: str
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data folder, which is not here")
-def test_a_scraped_table_of_ten_thousand_rows_is_labelled_weighed_and_judged(tmp_path: Path) -> None:
+def test_a_scraped_table_of_ten_thousand_rows_is_labelled_weighed_and_judged() -> None:
     renames = {"vid_nshare": "shares", "vid_nlike": "likes", "vid_nview": "views", "vid_ncomment": "comments"}
     renames |= {"user_nfollower": "followers"}
     raw = pd.read_csv(SHARED / "vn_raw_no_usernames.csv", dtype=str).rename(columns=renames | {"vid_id": "video_id"})
-    table = pa.Table.from_pandas(raw)
+    table = pa.Table.from_pandas(raw).replace_schema_metadata()
     for name in renames.values():
         counts, bad = parse_counts(table[name])
         assert not pc.any(bad).as_py()
