@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -125,12 +126,21 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     plots = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "plots")}
     assert plots == {f"plots/{n}.png" for n in ("srcc", "learning_curves", "held_out_predictions", "calibration")}
     version = client.get_model_version_by_alias("pe-engagement", "challenger")
+    wanted = {"target", "split", "data_digest", "git_commit", "library/torch", "library/ray", "srcc_over_baseline"}
+    assert wanted <= set(version.tags)
     assert version.tags["target"] == "shares"
+    card = client.download_artifacts(run.info.run_id, "model_card.md", str(tmp_path))
+    assert version.description == run.data.tags["mlflow.note.content"] == Path(card).read_text()
+    assert "cannot be told from chance" in version.description
+    stored = {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"held_out_predictions.csv", "calibration.csv", "shuffled", "data"} <= stored
     assert not list(Path(tracked["STORAGE"]).glob("train-*/checkpoint*"))
 
 
 @pytest.mark.timeout(300)
-def test_the_registered_model_loads_as_a_pyfunc_and_for_scoring(client: MlflowClient) -> None:
+def test_the_registered_model_loads_as_a_pyfunc_for_scoring_and_outside_of_this_project(
+    client: MlflowClient, tracked: dict[str, str], tmp_path: Path
+) -> None:
     stored = registry.load("models:/pe-engagement@challenger")
 
     model = load_checkpoint(stored.checkpoint).eval()
@@ -142,6 +152,18 @@ def test_the_registered_model_loads_as_a_pyfunc_and_for_scoring(client: MlflowCl
     assert loaded.metadata.signature is not None
     assert loaded.input_example is not None
     np.testing.assert_allclose(loaded.predict({"clips": clips}), expected, atol=1e-4)
+    np.save(tmp_path / "clips.npy", clips)
+    code = (
+        "import mlflow, numpy, importlib.util; assert importlib.util.find_spec('training') is None\n"
+        "model = mlflow.pyfunc.load_model('models:/pe-engagement@challenger')\n"
+        "print(*model.predict({'clips': numpy.load('clips.npy')}).tolist())"
+    )
+    elsewhere = {"PYTHONPATH": sysconfig.get_path("purelib"), "MLFLOW_TRACKING_URI": tracked["MLFLOW_TRACKING_URI"]}
+    # site-packages by PYTHONPATH leaves out this project, which is installed there by a .pth file
+    done = subprocess.run(
+        [sys._base_executable, "-c", code], cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+    np.testing.assert_allclose([float(word) for word in done.stdout.split()], expected, atol=1e-4, err_msg=done.stderr)
 
 
 def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: MlflowClient) -> None:

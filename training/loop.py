@@ -103,6 +103,9 @@ class Worker:
         random = np.random.default_rng([self.seed, epoch, self.rank])
         torch.manual_seed(random.integers(2**62))  # as in a run that was never cut off, and other noise in each worker
         loss = self._train(epoch, random)
+        last_by_plan = epoch == self.config.epochs - 1
+        if last_by_plan and not self.config.patience:
+            self._recalibrate(random)
         watched = self._predict("validation")
         self.history.append(
             {
@@ -115,19 +118,16 @@ class Worker:
         )
         if self.config.patience and self._best_epoch() == epoch:
             self.best = self._checkpoint()
-        predictions = []
-        last = self.finished()
-        if last:
-            if self.config.patience and self.best is not None:
-                self.model.network.load_state_dict(load_checkpoint(self.best).network.state_dict())
-            if not self.config.frozen_epochs >= self.config.epochs:
-                self._recalibrate(random)
-            predictions = self._predict("held_out")
-        if self.rank != 0:
-            ray.train.report(self.history[-1])
-            return
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        if self.finished() and self.best is not None:
+            self.model.network.load_state_dict(load_checkpoint(self.best).network.state_dict())
+            self._recalibrate(random)
+        self._report(self._predict("held_out") if self.finished() else [])
+
+    def _report(self, predictions: list[dict[str, Any]]) -> None:
+        """This epoch's figures and, of the first worker, a checkpoint with all that going on takes."""
+        checkpoint = None
+        if self.rank == 0:
+            folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
             (folder / MODEL_FILE).write_bytes(self._checkpoint())
             if self.best is not None:
                 (folder / BEST_FILE).write_bytes(self.best)
@@ -135,7 +135,13 @@ class Worker:
             torch.save(state, folder / STATE_FILE)
             (folder / HISTORY_FILE).write_text(json.dumps(self.history))
             (folder / PREDICTIONS_FILE).write_text(json.dumps(predictions))
-            ray.train.report(self.history[-1], checkpoint=ray.train.Checkpoint.from_directory(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(
+            self.history[-1],
+            checkpoint,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # the next epoch begins meanwhile
+            delete_local_checkpoint_after_upload=True,
+        )
 
     def _restore(self) -> None:
         """Take up the last epoch's checkpoint where there is one."""
@@ -213,11 +219,14 @@ class Worker:
         raise FloatingPointError(message)
 
     def _recalibrate(self, random: np.random.Generator) -> None:
-        """The batch norms' statistics afresh, from clips without noise and with the weights as they are now.
+        """The batch norms' statistics afresh, from clips without noise and with the weights as they are now; those of a
+        backbone that was never trained are kept.
 
         Those gathered while training are of noisy clips and of weights that have moved on (Wu & Johnson 2021,
         "Rethinking 'Batch' in BatchNorm", section 3).
         """
+        if self.config.frozen_epochs >= self.config.epochs:
+            return
         norms = [module for module in self.model.modules() if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d))]
         momentum = [norm.momentum for norm in norms]
         for norm in norms:

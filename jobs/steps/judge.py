@@ -73,6 +73,9 @@ def judge(
     """examples: the videos that decoded, with ``side`` and the ``label`` that was learned."""
     seed = config.split.seed
     training, judged_on = (examples[examples["side"] == side] for side in (TRAINING, HELD_OUT))
+    for made in (fitted, *([shuffled] if shuffled is not None else [])):
+        # a run that went on predicted what had decoded when it began
+        judged_on = judged_on[judged_on["video_id"].isin(list(made.predictions))]
     creators = [None if pd.isna(creator) else str(creator) for creator in judged_on["creator_id"]]
     held_out = HeldOut(judged_on["video_id"].tolist(), creators, judged_on["label"].to_numpy(float))
     predictions = baselines(training, judged_on, seed, config.unknown_at_posting)
