@@ -16,7 +16,7 @@ from training.baselines import baselines
 from training.evaluation import srcc
 from training.residuals import Residualizer, fit_residualizer
 from training.settings import SplitConfig, TargetConfig
-from training.splits import HELD_OUT, LEFT_OUT, TRAINING, VALIDATION, overlaps, sides
+from training.splits import HELD_OUT, LEFT_OUT, OLDER, TRAINING, VALIDATION, overlaps, sides
 from training.suspicious import suspicions
 from training.targets import columns_to_residualize, fit_adjustment, labelled
 
@@ -229,7 +229,7 @@ def test_no_creator_is_on_both_sides_of_the_split() -> None:
         assert (table.assign(side=side).groupby("creator_id")["side"].nunique() == 1).all()
         assert 8 <= (side == HELD_OUT).sum() <= 15
         assert (side == VALIDATION).sum() in (5, 10)
-        assert overlaps(table, side) == {"creators": 0, "video_uris": 0}
+        assert overlaps(table, side) == {"creators": 0, "files": 0}
 
 
 def test_a_creator_with_most_of_the_videos_is_not_held_out() -> None:
@@ -248,7 +248,7 @@ def test_split_by_time_holds_out_the_newest() -> None:
     side = sides(table, "v.csv", SplitConfig(split="time"))
     assert set(order[side == HELD_OUT]) == set(range(30, 40))
     assert overlaps(table, side)["creators"] > 0
-    assert overlaps(table, side)["held out before the newest seen"] == 0
+    assert overlaps(table, side)[OLDER] == 0
     undated = table.assign(posted_at=[*table["posted_at"][:39], None])
     assert sides(undated, "v.csv", SplitConfig(split="time"))[39] == LEFT_OUT
 
@@ -260,7 +260,7 @@ def test_split_by_creator_and_time_shares_neither() -> None:
     assert min((side == name).sum() for name in (TRAINING, HELD_OUT, LEFT_OUT)) > 20
     shared = overlaps(table, side)
     assert shared["creators"] == 0
-    assert shared["held out before the newest seen"] == 0
+    assert shared[OLDER] == 0
 
 
 def test_random_split_shares_creators_and_says_so() -> None:

@@ -35,6 +35,8 @@ from tracking.runs import Run, connect
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "model.pt"
+MAX_DESCRIPTION = 5000
+"""characters that MLflow takes"""
 REQUIREMENTS = ("torch", "numpy", "mlflow")
 LIBRARIES = ("torch", "ray", "mlflow", "numpy", "av", "opencv-python-headless", "scikit-learn")
 
@@ -84,7 +86,7 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: d
         version = str(info.registered_model_version)
         for key, value in tags.items():
             client.set_model_version_tag(MODEL_NAME, version, key, value)
-        client.update_model_version(MODEL_NAME, version, card)
+        client.update_model_version(MODEL_NAME, version, card[:MAX_DESCRIPTION])
         client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
         return version
     except Exception as error:

@@ -20,6 +20,9 @@ from tracking.names import LOCAL_STORE, PROJECT
 
 log = logging.getLogger(__name__)
 
+MAX_TAG = 8000
+"""characters that MLflow takes"""
+
 Result = TypeVar("Result")
 
 
@@ -133,7 +136,7 @@ class Run:
     @_never_fatal
     def description(self, markdown: str) -> None:
         """What the UI shows above a run's parameters."""
-        MlflowClient().set_tag(self._id, "mlflow.note.content", markdown)
+        MlflowClient().set_tag(self._id, "mlflow.note.content", markdown[:MAX_TAG])
 
     @_never_fatal
     def figure(self, figure: Any, file: str) -> None:

@@ -8,13 +8,15 @@ from catalog.errors import Refused
 from training.settings import SplitBy, SplitConfig, TargetConfig
 from training.targets import labelled
 
+OLDER = "held-out videos older than the newest seen"
 TRAINING, VALIDATION, HELD_OUT, LEFT_OUT = "training", "validation", "held_out", "left_out"
 
 
 def sides(table: pd.DataFrame, videos_uri: str, split: SplitConfig) -> np.ndarray:
-    """(N,) TRAINING, VALIDATION, HELD_OUT or LEFT_OUT for each of the table's videos (creator_id, posted_at).
+    """(N,) OLDER = "held-out videos older than the newest seen"
+    TRAINING, VALIDATION, HELD_OUT or LEFT_OUT for each of the table's videos (creator_id, posted_at).
 
-    Raises Refused where the table does not have what it takes.
+        Raises Refused where the table does not have what it takes.
     """
     for flag, share in (("held-out", split.held_out_fraction), ("validation", split.validation_fraction)):
         if not (0 < share < 1 or (share == 0 and flag == "validation")):
@@ -39,12 +41,12 @@ def overlaps(table: pd.DataFrame, side: np.ndarray) -> dict[str, int]:
     of them were posted before the newest of those."""
     seen, judged = table[np.isin(side, (TRAINING, VALIDATION))], table[side == HELD_OUT]
     shared = {
-        f"{name.removesuffix('_id')}s": len(set(seen[name].dropna()) & set(judged[name].dropna()))
-        for name in ("creator_id", "product_id", "video_uri")
+        what: len(set(seen[name].dropna()) & set(judged[name].dropna()))
+        for name, what in (("creator_id", "creators"), ("product_id", "products"), ("video_uri", "files"))
         if name in table
     }
     if "posted_at" in table and table["posted_at"].notna().any():
-        shared["held out before the newest seen"] = int((judged["posted_at"] < seen["posted_at"].max()).sum())
+        shared[OLDER] = int((judged["posted_at"] < seen["posted_at"].max()).sum())
     return shared
 
 
