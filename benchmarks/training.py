@@ -183,7 +183,7 @@ def bare_epoch(bench: Bench, world: WorldPaths, run: Run, epochs: int) -> float:
     split = pd.read_csv(bench.client.download_artifacts(run.info.run_id, "data/split.csv", str(bench.folder)))
     videos = read_videos(str(world.videos)).to_pandas()
     with ray_cluster():
-        clips = cached_clips(videos, SamplingConfig(), str(bench.folder / "speed"), 2, lambda _: None)
+        clips = cached_clips(videos, SamplingConfig(), 112, str(bench.folder / "speed"), 2, lambda _: None)
         rows: dict[str, list[dict[str, Any]]] = {
             str(side): dataset(clips, part[["video_id", "label", "weight"]], 112).take_all()
             for side, part in split.groupby("side")

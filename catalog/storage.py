@@ -276,9 +276,7 @@ def fingerprint(uri: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
         raise FileNotFoundError(str(error)) from None
     except Exception as error:
         raise _as_os_error(error) from error
-    known = [
-        str(info.get(key)) for key in ("ETag", "etag", "md5Hash", "content_md5", "size", "LastModified", "updated")
-    ]
+    known = [str(info.get(key)) for key in REMOTE_FINGERPRINT]
     return hashlib.blake2b("|".join(known).encode(), digest_size=16).hexdigest()
 
 

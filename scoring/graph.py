@@ -16,6 +16,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from catalog.actors import RESTARTS
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
@@ -25,9 +26,6 @@ from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_ro
 from scoring.settings import ProductConfig, VideoLimits
 
 MAX_FRAMES_A_BATCH = {"cpu": 32, "cuda": 1024}
-RESTARTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
-"""An actor may die with its node any number of times; a block that kills its actor is given up after two more
-tries. Bounding the restarts too would let a pool of one wait for ever."""
 MAX_PADDING = 1.25
 DECODER_CALLS = 500
 """a fresh child after so many videos: decoders leak"""

@@ -43,7 +43,7 @@ def test_a_clip_is_decoded_once_and_again_when_its_video_or_the_settings_change(
     videos: pd.DataFrame, cores: int, tmp_path: Path
 ) -> None:
     cache, told = str(tmp_path / "cache"), []
-    first = cached_clips(videos, SamplingConfig(), cache, cores, told.append)
+    first = cached_clips(videos, SamplingConfig(), 112, cache, cores, told.append)
     assert first.reused == 0
     assert sorted(first.table["video_id"]) == sorted(set(videos["video_id"]) - {"text", "gone"})
     assert set(first.undecodable) == {"text", "gone"}
@@ -53,16 +53,16 @@ def test_a_clip_is_decoded_once_and_again_when_its_video_or_the_settings_change(
     assert told[-1] == 5  # the copy is not decoded
     parts = sorted(Path(cache).rglob("*.parquet"))
 
-    again = cached_clips(videos, SamplingConfig(), cache, cores, told.append)
+    again = cached_clips(videos, SamplingConfig(), 112, cache, cores, told.append)
     assert again.reused == 4
     assert set(again.undecodable) == {"text", "gone"}
     assert sorted(Path(cache).rglob("*.parquet")) == parts
 
     shutil.copy(videos["video_uri"][1], videos["video_uri"][2])
-    changed = cached_clips(videos, SamplingConfig(), cache, cores, told.append).table.set_index("video_id")
+    changed = cached_clips(videos, SamplingConfig(), 112, cache, cores, told.append).table.set_index("video_id")
     ids = videos["video_id"]
     assert changed["key"][ids[1]] == changed["key"][ids[2]]
-    other = cached_clips(videos.head(1), SamplingConfig(max_seconds=2), cache, cores, told.append)
+    other = cached_clips(videos.head(1), SamplingConfig(max_seconds=2), 112, cache, cores, told.append)
     assert other.reused == 0
     assert other.table["seconds"].tolist() == [2]
 
@@ -71,7 +71,7 @@ def test_a_clip_is_decoded_once_and_again_when_its_video_or_the_settings_change(
 def test_the_dataset_holds_every_asked_clip_once_as_the_networks_see_it(
     videos: pd.DataFrame, cores: int, tmp_path: Path
 ) -> None:
-    clips = cached_clips(videos, SamplingConfig(), str(tmp_path / "cache"), cores, lambda _: None)
+    clips = cached_clips(videos, SamplingConfig(), 112, str(tmp_path / "cache"), cores, lambda _: None)
     rows = pd.DataFrame({"video_id": [videos["video_id"][0], "again", videos["video_id"][2]], "label": [1.0, 2, 3]})
     found = dataset(clips, rows.assign(weight=0.5), 112).take_all()
     assert {row["video_id"]: (row["label"], row["weight"]) for row in found} == {
@@ -88,7 +88,7 @@ def test_the_dataset_holds_every_asked_clip_once_as_the_networks_see_it(
 
 
 def test_a_cached_frame_keeps_its_aspect_within_limits(videos: pd.DataFrame) -> None:
-    frames, hashes = make_decode(SamplingConfig())(videos["video_uri"][0])
+    frames, hashes = make_decode(SamplingConfig(), 112)(videos["video_uri"][0])
     (original,) = {frame.size for frame in iter_frames(Path(videos["video_uri"][0]))}
     height, width = frames.shape[1:3]
     assert min(height, width) == min(SHORT_SIDE, *original)
@@ -99,7 +99,7 @@ def test_a_cached_frame_keeps_its_aspect_within_limits(videos: pd.DataFrame) -> 
 
 def test_a_cache_that_cannot_be_written_to_breaks_the_job_in_words(videos: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    actor = DecodeActor(SamplingConfig(), str(tmp_path / "file" / "clips"))
+    actor = DecodeActor(SamplingConfig(), 112, str(tmp_path / "file" / "clips"))
     row = {"video_id": "v", "key": "k", "seconds": 1, "height": 1, "width": 1, "hashes": [1], "frames": b"abc"}
     with pytest.raises(Broken, match="give another --clip-cache"):
         actor._written([row])

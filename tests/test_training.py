@@ -134,7 +134,7 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     assert "cannot be told from chance" in version.description
     stored = {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id)}
     assert {"held_out_predictions.csv", "calibration.csv", "shuffled", "data"} <= stored
-    assert not list(Path(tracked["STORAGE"]).glob("train-*/checkpoint*"))
+    assert not list(Path(tracked["STORAGE"]).glob("runs/train-*/*/checkpoint*"))
 
 
 @pytest.mark.timeout(300)
@@ -250,7 +250,7 @@ def test_a_killed_worker_costs_no_epoch_and_the_same_seed_gives_the_same_model(
                 cwd=ROOT, env=tracked, stdout=output, stderr=output,
             )  # fmt: skip
             if name == "killed":
-                _wait_for(lambda: list((tmp_path / "killed").glob("killed/checkpoint*")), log)
+                _wait_for(lambda: list((tmp_path / "killed").glob("runs/killed/*/checkpoint*")), log)
                 workers = [p for p in psutil.Process(job.pid).children(recursive=True)
                            if "RayTrainWorker" in " ".join(p.cmdline())]  # fmt: skip
                 assert workers
@@ -328,7 +328,7 @@ def test_a_sweep_shows_its_attempts_and_registers_the_best(
     best = max((r for r in below if r.info.run_name != "sweep best"), key=lambda run: run.data.metrics["val/srcc"])
     assert parent.data.tags["best"] == best.info.run_name
     assert int(client.get_model_version_by_alias("pe-engagement", "challenger").version) == before + 1
-    assert not list((tmp_path / "storage").iterdir())
+    assert not list((tmp_path / "storage" / "runs").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -366,24 +366,38 @@ def test_sweeps_that_cannot_be_meant_are_refused(
         main(config)
 
 
-def test_more_workers_than_the_cluster_has_are_refused_with_the_time_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(videos="v", workers=3, cpus_per_worker=2, wait_for_workers=0)
+def test_workers_fit_nodes_or_are_refused_with_the_time_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(Refused, match="3 workers of 2 CPUs do not fit on this cluster's 4 CPUs; lower"):
-        scaled(config, {"CPU": 4.0})
+
+    def bundle(workers: int, *nodes: dict[str, float], **settings) -> dict:
+        config = TrainConfig(videos="v", workers=workers, wait_for_workers=0, **settings)
+        return dict(scaled(config, lambda: list(nodes)).resources_per_worker or {})
+
+    assert bundle(1, {"CPU": 2}) == {"CPU": 2}
+    assert bundle(1, {"CPU": 8}, {"CPU": 8}) == {"CPU": 8}  # a worker cannot span nodes
+    assert bundle(2, {"CPU": 8}, {"CPU": 8}) == {"CPU": 8}
+    assert bundle(3, {"CPU": 8}, {"CPU": 8}) == {"CPU": 4}
+    assert bundle(2, {"CPU": 16, "GPU": 2}) == {"CPU": 4, "GPU": 1}
+    with pytest.raises(Refused, match="3 workers of 2 CPUs each: this cluster has room for 2; lower"):
+        bundle(3, {"CPU": 4}, cpus_per_worker=2)
+    with pytest.raises(Refused, match="2 workers of 3 CPUs each: this cluster has room for 0"):
+        bundle(2, {"CPU": 2}, {"CPU": 2}, {"CPU": 2}, cpus_per_worker=3)
+    with pytest.raises(Refused, match="4 workers of 4 CPUs, 1 GPUs each: this cluster has room for 2"):
+        bundle(4, {"CPU": 16, "GPU": 2})
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
-    with pytest.raises(Refused, match=r"4 CPUs \(waited 0 s for more nodes\); lower"):
-        scaled(config, {"CPU": 4.0})
-    assert scaled(config, {"CPU": 6.0}).num_workers == 3
-    assert scaled(config, {"CPU": 8.0, "GPU": 3.0}).use_gpu
+    with pytest.raises(Refused, match=r"room for 2 \(waited 0 s for more nodes\); lower"):
+        bundle(3, {"CPU": 4}, cpus_per_worker=2)
 
 
 def test_too_few_videos_that_decode_are_refused() -> None:
     examples = pd.DataFrame({"side": [TRAINING] * 3 + [HELD_OUT] * 3})
-    expected = r"only 3 videos to train on and 3 to judge by are left; 9 could not be decoded \(v0: gone\)"
+    expected = r"3 training \(at least 4\); 9 could not be decoded, such as v0: gone"
     with pytest.raises(Refused, match=expected):
-        check_enough(examples, {f"v{i}": "gone" for i in range(9)})
-    check_enough(pd.concat([examples] * 2), {})
+        check_enough(examples, False, {f"v{i}": "gone" for i in range(9)})
+    more = pd.concat([examples] * 2)
+    check_enough(more, False, {})
+    with pytest.raises(Refused, match=r"0 validation \(at least 3\)$"):
+        check_enough(more, True, {})
 
 
 @pytest.mark.timeout(300)
@@ -398,7 +412,7 @@ def test_ctrl_c_ends_with_130_and_another_run_of_that_name_is_refused(
             train(tracked, *common, "--epochs", "500"),
             cwd=ROOT, env=tracked, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
-        _wait_for(lambda: list(Path(storage).glob("mine/checkpoint*")), log)
+        _wait_for(lambda: list(Path(storage).glob("runs/mine/*/checkpoint*")), log)
         os.killpg(job.pid, signal.SIGINT)
         assert job.wait(60) == 130, log.read_text()
     assert "goes on where this one ended" in log.read_text()
@@ -416,6 +430,8 @@ def test_ctrl_c_ends_with_130_and_another_run_of_that_name_is_refused(
     ("flags", "expected"),
     [
         (["--seed", "-1"], "--seed is -1, expected at least 0"),
+        (["--seed", str(2**32)], "and below 2"),
+        (["--name", "../elsewhere"], "--name '../elsewhere' is to name a folder"),
         (["--learning-rate", "-0.1"], "--learning-rate is -0.1"),
         (["--batch-size", "8", "--workers", "3"], "cannot be shared evenly by 3 workers"),
         (["--limit", "0"], "--limit is 0"),
@@ -438,7 +454,7 @@ def test_settings_that_cannot_be_meant_are_refused(
 
 def _epochs_kept(storage: str) -> int:
     kept = 0
-    for file in Path(storage).glob("train-*/checkpoint*/history.json"):
+    for file in Path(storage).glob("runs/train-*/*/checkpoint*/history.json"):
         with contextlib.suppress(OSError, ValueError):  # a file that is being written or removed
             kept = max(kept, len(json.loads(file.read_text())))
     return kept

@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression
 COUNTS = ("likes", "comments", "shares", "views", "saves")
 """Known only after the video was shown, as the target is: no baseline may see them."""
 NOT_FEATURES = ("video_id", "video_uri", "product_id", "creator_id", "title", "posted_at", *COUNTS)
-OURS = ("label", "weight", "suspicious", "side", "posted_hour", "posted_weekday")
+OURS = ("label", "seconds", "weight", "suspicious", "side", "posted_hour", "posted_weekday")
 MAX_CATEGORIES = 50
 
 

@@ -5,6 +5,7 @@ one of a video's content: a changed video, or other settings, are decoded anew. 
 """
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -23,10 +24,11 @@ import ray.data
 import ray.exceptions
 
 from catalog import storage
+from catalog.actors import RESTARTS
 from catalog.errors import Broken, Refused, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
-from training.decode import MAX_ASPECT, SHORT_SIDE, squashed
+from training.decode import MAX_ASPECT, short_side, squashed
 
 DECODE_TIMEOUT_S = 300.0
 DECODE_MEMORY_BYTES = 4 * 2**30
@@ -57,6 +59,8 @@ SQUASHED = pa.schema(
         ("clip", pa.large_binary()),  # uint8 (seconds, size, size, 3), RGB
     ]
 )
+Wanted = dict[str, list[dict[str, Any]]]
+"""key of a clip -> video_id, label and weight of each video that has it"""
 KNOWN = ("key", "seconds", "hashes", "part")
 DECODED = pa.schema([("video_id", pa.string()), ("key", pa.string()), ("seconds", pa.int32()),
                      ("hashes", pa.list_(pa.uint64())), ("part", pa.string()), ("error", pa.string())])  # fmt: skip
@@ -75,10 +79,15 @@ class Clips:
 
 
 def cached_clips(
-    videos: pd.DataFrame, sampling: SamplingConfig, cache_uri: str, cores: int, on_progress: Callable[[int], None]
+    videos: pd.DataFrame,
+    sampling: SamplingConfig,
+    input_size: int,
+    cache_uri: str,
+    cores: int,
+    on_progress: Callable[[int], None],
 ) -> Clips:
     """Decode those of the ``videos`` (video_id, video_uri) that the cache does not have."""
-    folder = f"{storage.absolute(cache_uri)}/{_settings_digest(sampling)}"
+    folder = f"{storage.absolute(cache_uri)}/{_settings_digest(sampling, input_size)}"
     with ThreadPoolExecutor(READERS) as readers:
         keys = list(readers.map(_fingerprint, videos["video_uri"]))
     asked = videos[["video_id", "video_uri"]].assign(key=pd.Series(keys, videos.index, dtype=object))
@@ -87,16 +96,15 @@ def cached_clips(
     missing = asked[~asked["video_id"].isin(known["video_id"])]
     if missing.empty:
         return Clips(known, {}, len(known))
-    once = missing[missing["key"].isna() | ~missing["key"].duplicated()]  # the same file under two ids
-    decoded = _decode(once, sampling, folder, cores, lambda done: on_progress(len(known) + done))
-    failed = decoded["error"].notna()
-    undecodable = dict(zip(decoded["video_id"][failed], decoded["error"][failed], strict=True))
-    fresh = decoded[~failed].drop(columns=["video_id", "error"])
-    fresh = missing[["video_id", "key"]].merge(fresh, on="key")
-    reasons = dict(zip(decoded["key"][failed], decoded["error"][failed], strict=True))
-    for video_id, key in zip(missing["video_id"], missing["key"], strict=True):
-        if key is not None and key in reasons:
-            undecodable[video_id] = reasons[key]
+    # of one file under several ids only the first is decoded; without a fingerprint none is known to be another's
+    leader = missing["video_id"].where(missing["key"].isna(), missing.groupby("key")["video_id"].transform("first"))
+    once = missing[missing["video_id"] == leader]
+    decoded = _decode(once, sampling, input_size, folder, cores, lambda done: on_progress(len(known) + done))
+    every = missing[["video_id"]].assign(leader=leader)
+    every = every.merge(decoded.rename(columns={"video_id": "leader"}), on="leader", how="left").drop(columns="leader")
+    failed = every["error"].notna()
+    undecodable = dict(zip(every["video_id"][failed], every["error"][failed], strict=True))
+    fresh = every[~failed].drop(columns="error")
     return Clips(pd.concat([known, fresh], ignore_index=True), undecodable, len(known))
 
 
@@ -106,13 +114,16 @@ def dataset(clips: Clips, rows: pd.DataFrame, input_size: int, shuffled_by: int 
 
     Asks for no CPU: training has them all.
     """
-    placed = clips.table[["video_id", "key", "seconds", "part"]].merge(rows, on="video_id")
-    parts = sorted(set(placed["part"]))
+    placed = clips.table[["video_id", "key", "seconds", "part"]].merge(rows, on="video_id").sort_values("video_id")
+    wanted: dict[str, Wanted] = {}
+    for row in placed.to_dict("records"):
+        part = wanted.setdefault(row["part"], {})
+        part.setdefault(row["key"], []).append({name: row[name] for name in ("video_id", "label", "weight")})
+    parts = sorted(wanted)
     order = np.random.default_rng(shuffled_by)
-    wanted = placed.drop(columns=["part", "seconds"]).sort_values("video_id").reset_index(drop=True)
     if 3 * input_size**2 * int(placed["seconds"].sum()) <= IN_MEMORY_BYTES:
         with ThreadPoolExecutor(os.cpu_count()) as readers:
-            table = pa.concat_tables(readers.map(lambda part: _squashed(part, wanted, input_size), parts))
+            table = pa.concat_tables(readers.map(lambda part: _squashed(part, wanted[part], input_size), parts))
         if shuffled_by is not None:
             table = table.take(order.permutation(table.num_rows))
         return ray.data.from_arrow([table.slice(i, ROWS_A_BLOCK) for i in range(0, table.num_rows, ROWS_A_BLOCK)])
@@ -135,37 +146,40 @@ def clip_of(row: dict[str, Any]) -> np.ndarray:
 
 
 def _read_parts(parts: pa.Table, wanted: list[ray.ObjectRef], input_size: int) -> pa.Table:
-    rows: pd.DataFrame = ray.get(wanted[0])
-    return pa.concat_tables([_squashed(part, rows, input_size) for part in parts["part"].to_pylist()])
+    rows: dict[str, Wanted] = ray.get(wanted[0])
+    return pa.concat_tables([_squashed(part, rows[part], input_size) for part in parts["part"].to_pylist()])
 
 
-def _squashed(part: str, wanted: pd.DataFrame, input_size: int) -> pa.Table:
-    """SQUASHED of those clips of a part whose ``key`` is wanted: a row for each video that has it."""
+def _squashed(part: str, wanted: Wanted, input_size: int) -> pa.Table:
+    """SQUASHED of the part's wanted clips: a row for each video that has it."""
     cv2.setNumThreads(1)
-    found = []
     try:
         file = pq.ParquetFile(io.BytesIO(storage.read_bytes(part, timeout_s=READ_TIMEOUT_S)))
     except FileNotFoundError as error:
         raise Broken(f"{part} of the clip cache is not on this node (or was removed meanwhile); give --clip-cache a "
                      "folder that all nodes share, such as s3://") from error  # fmt: skip
-    for batch in file.iter_batches(CLIPS_A_ROW_GROUP, columns=[name for name in CLIPS.names if name != "hashes"]):
-        for row in batch.to_pylist():
-            videos = wanted[wanted["key"] == row["key"]]
-            if videos.empty:
+    found = []
+    for group in range(file.num_row_groups):
+        keys = file.read_row_group(group, ["key"])["key"].to_pylist()
+        if wanted.keys().isdisjoint(keys):
+            continue
+        columns = [name for name in CLIPS.names if name != "hashes"]
+        for row in file.read_row_group(group, columns).to_pylist():
+            if row["key"] not in wanted:
                 continue
             frames = np.frombuffer(row["frames"], np.uint8)
             frames = frames.reshape(row["seconds"], row["height"], row["width"], 3)
             clip = {"seconds": row["seconds"], "clip": squashed(frames, input_size).tobytes()}
-            found += [video | clip for video in videos.drop(columns=["key"]).to_dict("records")]
+            found += [video | clip for video in wanted[row["key"]]]
     return pa.Table.from_pylist(found, schema=SQUASHED)
 
 
 class DecodeActor:
     """A core that decodes videos in a supervised child process and adds them to the cache."""
 
-    def __init__(self, sampling: SamplingConfig, folder: str):
+    def __init__(self, sampling: SamplingConfig, input_size: int, folder: str):
         self.child = IsolatedWorker(
-            "training.decode:make_decode", (sampling,), memory_limit_bytes=DECODE_MEMORY_BYTES, max_calls=500
+            "training.decode:make_decode", (sampling, input_size), memory_limit_bytes=DECODE_MEMORY_BYTES, max_calls=500
         )
         self.folder = folder
 
@@ -203,18 +217,25 @@ class DecodeActor:
 
 
 def _decode(
-    videos: pd.DataFrame, sampling: SamplingConfig, folder: str, cores: int, on_progress: Callable[[int], None]
+    videos: pd.DataFrame,
+    sampling: SamplingConfig,
+    input_size: int,
+    folder: str,
+    cores: int,
+    on_progress: Callable[[int], None],
 ) -> pd.DataFrame:
+    """DECODED of every video."""
     rows = max(1, min(16, len(videos) // (4 * cores)))
     table = pa.Table.from_pandas(videos, preserve_index=False)
     blocks = [table.slice(i, rows) for i in range(0, table.num_rows, rows)]
     graph = ray.data.from_arrow(blocks).map_batches(
         DecodeActor,
-        fn_constructor_args=(sampling, folder),
+        fn_constructor_args=(sampling, input_size, folder),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=min(cores, len(blocks))),
+        **RESTARTS,
     )
     found, done = [], 0
     try:
@@ -223,16 +244,20 @@ def _decode(
             done += part.num_rows
             on_progress(done)
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise broken_by(error) or error from error
     return pa.concat_tables(found).to_pandas().sort_values("video_id")
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What an actor said, where it can be told to a user."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, Broken):
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return inner or error
+def broken_by(error: BaseException | None) -> Broken | None:
+    """What a worker said to the user, where it is in an error of Ray's."""
+    if error is None or isinstance(error, Broken):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Broken(f"a disk is full ({error}); free space, or give another --storage or --clip-cache")
+    if type(error).__name__ == "OutOfMemoryError":
+        return Broken("the GPU's memory does not hold a batch; lower --batch-size, --input-size or --max-clip-frames")
+    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None), error.__cause__]
+    return next(filter(None, (broken_by(one) for one in inner if isinstance(one, BaseException))), None)
 
 
 def _index(folder: str) -> pd.DataFrame:
@@ -263,12 +288,10 @@ def _fingerprint(uri: str) -> str | None:
         return None
 
 
-def _settings_digest(sampling: SamplingConfig) -> str:
+def _settings_digest(sampling: SamplingConfig, input_size: int) -> str:
     how = {
-        "sample_fps": sampling.sample_fps,
-        "max_seconds": sampling.max_seconds,
-        "decoder": sampling.decoder,
-        "short_side": SHORT_SIDE,
+        **dataclasses.asdict(sampling),
+        "short_side": short_side(input_size),
         "max_aspect": MAX_ASPECT,
         "schema": CLIPS.names,
     }

@@ -13,12 +13,12 @@ from training.near_copies import frame_hashes
 
 FETCH_TIMEOUT_S = 120.0
 SHORT_SIDE = 128
-"""of a cached frame, pixels, at most; its aspect ratio is the video's"""
+"""of a cached frame, pixels, at most; more for networks that see more. Its aspect ratio is the video's."""
 MAX_ASPECT = 4.0
 """longer frames are squashed to it: a banner must not take the room of many videos"""
 
 
-def make_decode(sampling: SamplingConfig) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+def make_decode(sampling: SamplingConfig, input_size: int) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
     """The function from a video's URI to its clip, uint8 (S, H, W, 3), a sampled second each, and ``frame_hashes``."""
     cv2.setNumThreads(1)
 
@@ -34,7 +34,7 @@ def make_decode(sampling: SamplingConfig) -> Callable[[str], tuple[np.ndarray, n
             clip = []
             size: tuple[int, int] | None = None
             for frame in frames:
-                size = size or cached_size(*frame.size)
+                size = size or cached_size(*frame.size, input_size)
                 clip.append(frame.rgb(size))
         stacked = np.stack(clip)
         return stacked, frame_hashes(stacked)
@@ -42,9 +42,13 @@ def make_decode(sampling: SamplingConfig) -> Callable[[str], tuple[np.ndarray, n
     return decode
 
 
-def cached_size(width: int, height: int) -> tuple[int, int]:
+def short_side(input_size: int) -> int:
+    return max(SHORT_SIDE, input_size)
+
+
+def cached_size(width: int, height: int, input_size: int) -> tuple[int, int]:
     """(width, height) of a cached frame of such a video."""
-    width, height = shrunk_size(width, height, SHORT_SIDE)
+    width, height = shrunk_size(width, height, short_side(input_size))
     return min(width, round(MAX_ASPECT * height)), min(height, round(MAX_ASPECT * width))
 
 
@@ -56,4 +60,4 @@ def squashed(clip: np.ndarray, size: int) -> np.ndarray:
 
 def network_input(frame: Frame, size: int) -> np.ndarray:
     """One frame as the networks see it, uint8 (size, size, 3): in scoring what it was in training."""
-    return squashed(frame.rgb(cached_size(*frame.size))[None], size)[0]
+    return squashed(frame.rgb(cached_size(*frame.size, size))[None], size)[0]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +91,7 @@ class Worker:
             self.optimizer, rates, total_steps=total, pct_start=0.3, div_factor=10
         )
         self.loss: Callable[[Tensor, Tensor, Tensor], Tensor] = LOSSES[self.config.loss](settings["label_range"])
+        self.told = time.monotonic()
         self.history: list[dict[str, Any]] = []
         self.best: bytes | None = None
         self._restore()
@@ -110,7 +112,7 @@ class Worker:
         self.history.append(
             {
                 "epoch": epoch,
-                "train/loss": loss,
+                "train/loss": self._mean_of_workers(loss),
                 "learning_rate": self.schedule.get_last_lr()[0],
                 "val/loss": self._loss_of(watched),
                 "val/srcc": _srcc(watched),
@@ -120,7 +122,8 @@ class Worker:
             self.best = self._checkpoint()
         if self.finished() and self.best is not None:
             self.model.network.load_state_dict(load_checkpoint(self.best).network.state_dict())
-            self._recalibrate(random)
+            if self._best_epoch() >= self.config.frozen_epochs:
+                self._recalibrate(random)
         self._report(self._predict("held_out") if self.finished() else [])
 
     def _report(self, predictions: list[dict[str, Any]]) -> None:
@@ -187,7 +190,7 @@ class Worker:
     def _train(self, epoch: int, random: np.random.Generator) -> float:
         """One pass over this worker's share; returns the mean loss over its batches."""
         self._train_mode(epoch)
-        losses, told = [], time.monotonic()
+        losses = []
         for step, (ids, clips, labels, weights) in enumerate(self._share(self.seed + epoch, random)):
             pixels = to_input(clips.to(self.device, non_blocking=True))
             # grows from 0 over the first half, so that the network can begin to learn from clear clips
@@ -204,16 +207,19 @@ class Worker:
             self.optimizer.step()
             self.schedule.step()
             losses.append(loss.item())
-            if time.monotonic() - told >= HEARTBEAT_S and self.rank == 0:
-                told = time.monotonic()
-                self.reports.put({"step": step + 1, "steps": self.steps})
+            self._beat({"step": step + 1, "steps": self.steps})
         return float(np.mean(losses)) if losses else float("nan")
 
     def _diverged(self, epoch: int, step: int, loss: float, gradient: float, ids: list[str]) -> None:
         """Says so to the driver, which ends the job: trying again, as after a crash, would come to the same."""
+        mine, every = (loss, ids), [(loss, ids)] * self.workers
+        if self.workers > 1:  # gradients are shared, so all workers are here
+            dist.all_gather_object(every, mine)
+        culprits = [entry for entry in every if not math.isfinite(entry[0])] or every
+        videos = ", ".join(video_id for _, ids in culprits for video_id in ids)
         message = (
-            f"epoch {epoch}, step {step}: the loss is {loss:g} and its gradient's norm {gradient:g} on videos "
-            f"{', '.join(ids)}; lower --learning-rate, or look at these videos' counts"
+            f"epoch {epoch}, step {step}: the loss is {culprits[0][0]:g} and its gradient's norm {gradient:g} "
+            f"on videos {videos}; lower --learning-rate, or look at these videos' counts"
         )
         self.reports.put({"diverged": message})
         raise FloatingPointError(message)
@@ -236,6 +242,7 @@ class Worker:
         with torch.no_grad(), self._autocast():
             for _, clips, _, _ in self._share(self.seed, random):
                 self.model(to_input(clips.to(self.device)))
+                self._beat({"what": "taking batch statistics"})
         for norm, before in zip(norms, momentum, strict=True):
             norm.momentum = before
             if dist.is_initialized():
@@ -276,6 +283,7 @@ class Worker:
                 {"video_id": row["video_id"], "label": row["label"], "prediction": value}
                 for row, value in zip(rows, predictions.float().tolist(), strict=True)
             ]
+            self._beat({"what": f"judging, {len(mine) * self.workers} videos"})
         if self.workers == 1:
             return mine
         gathered: list[Any] = [None] * self.workers
@@ -283,9 +291,24 @@ class Worker:
         return [prediction for part in gathered for prediction in part]
 
     def _loss_of(self, predictions: list[dict[str, Any]]) -> float:
-        label = torch.tensor([p["label"] for p in predictions])
-        prediction = torch.tensor([p["prediction"] for p in predictions])
-        return self.loss(prediction, label, torch.ones_like(label)).item()
+        """In batches like training's: some losses look at all pairs of one."""
+        label = torch.tensor([p["label"] for p in predictions]).split(self.config.batch_size)
+        prediction = torch.tensor([p["prediction"] for p in predictions]).split(self.config.batch_size)
+        losses = [self.loss(p, y, torch.ones_like(y)).item() * len(y) for p, y in zip(prediction, label, strict=True)]
+        return sum(losses) / len(predictions)
+
+    def _mean_of_workers(self, value: float) -> float:
+        if self.workers == 1:
+            return value
+        every = torch.tensor(value, device=self.device)
+        dist.all_reduce(every)
+        return every.item() / self.workers
+
+    def _beat(self, report: dict[str, Any]) -> None:
+        """Tells the driver now and then that work is under way; epochs may take hours."""
+        if time.monotonic() - self.told >= HEARTBEAT_S and self.rank == 0:
+            self.told = time.monotonic()
+            self.reports.put(report)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         wanted = self.config.precision

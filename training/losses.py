@@ -1,4 +1,5 @@
-"""What training makes small: functions of predictions, labels (both in standard deviations) and weights, each (B,)."""
+"""What training makes small: functions of predictions, labels (both in standard deviations) and weights
+(from 0 to 1), each (B,)."""
 
 from collections.abc import Callable
 
@@ -14,7 +15,8 @@ SCALE_SHARE = 0.1
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum()
+    """Over the number of videos, not their weights: a suspicious video counts little even in a batch of its own."""
+    return (values * weights).mean()
 
 
 def huber(prediction: Tensor, label: Tensor, weight: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def rank(prediction: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     order = torch.sign(label[first] - label[second])
     pairs = weight[first] * weight[second] * order.abs()
     losses = nn.functional.softplus(-order * (prediction[first] - prediction[second]))
-    return (losses * pairs).sum() / pairs.sum().clamp(min=1e-6) + SCALE_SHARE * huber(prediction, label, weight)
+    return (losses * pairs).sum() / order.abs().sum().clamp(min=1) + SCALE_SHARE * huber(prediction, label, weight)
 
 
 LOSSES: dict[str, Callable[[tuple[float, float]], Loss]] = {

@@ -63,11 +63,6 @@ class Residualizer:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    @staticmethod
-    def from_dict(content: dict[str, Any]) -> "Residualizer":
-        lines = {name: Line(**line) for name, line in content["lines"].items()}
-        return Residualizer(**{**content, "lines": lines})
-
 
 def fit_residualizer(
     training: pd.DataFrame, columns: tuple[str, ...], label: np.ndarray, weight: np.ndarray, seed: int

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow as pa
 import ray.data
+import ray.exceptions
 import ray.train
 import ray.util.queue
 import torch
@@ -25,7 +27,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from catalog import storage
 from catalog.errors import Broken, Refused
-from training.clips import Clips, clip_of, dataset
+from training.clips import Clips, broken_by, clip_of, dataset
 from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, train_loop
 from training.models import ModelSpec, for_inference, load_checkpoint, to_input
 from training.settings import LoopConfig
@@ -33,6 +35,7 @@ from training.splits import HELD_OUT, TRAINING, VALIDATION
 from training.targets import MIN_VIDEOS
 
 POLL_S = 0.5
+MIN_JUDGED, MIN_VALIDATION = 2, 3
 
 Result = TypeVar("Result")
 
@@ -81,7 +84,9 @@ class PredictActor:
         return pa.table({"video_id": clips["video_id"], "prediction": pa.array(predictions, pa.float64())})
 
 
-def predict(clips: ray.data.Dataset, checkpoint: bytes, cores: int, gpus: int) -> dict[str, float]:
+def predict(
+    clips: ray.data.Dataset, checkpoint: bytes, cores: int, gpus: int, on_progress: Callable[[], None]
+) -> dict[str, float]:
     """video_id -> log1p(target) of a ``training.clips.dataset``, by another model than one that was just trained."""
     graph = clips.map_batches(
         PredictActor,
@@ -92,18 +97,22 @@ def predict(clips: ray.data.Dataset, checkpoint: bytes, cores: int, gpus: int) -
         num_gpus=1 if gpus else 0,
         compute=ray.data.ActorPoolStrategy(size=max(1, gpus or cores)),
     )
-    return {row["video_id"]: row["prediction"] for row in graph.take_all()}
+    predictions = {}
+    for row in graph.iter_rows():
+        predictions[row["video_id"]] = row["prediction"]
+        on_progress()
+    return predictions
 
 
-def check_enough(examples: pd.DataFrame, undecodable: dict[str, str]) -> None:
-    """Refused where too few videos decoded. examples: ``side``, a row a video that decoded."""
-    training, judged = (int((examples["side"] == side).sum()) for side in (TRAINING, HELD_OUT))
-    if training < MIN_VIDEOS // 2 or judged < 2:
-        first = next((f"{video_id}: {reason}" for video_id, reason in undecodable.items()), "none")
-        raise Refused(
-            f"only {training} videos to train on and {judged} to judge by are left; {len(undecodable)} could not be "
-            f"decoded ({first})"
-        )
+def check_enough(examples: pd.DataFrame, validated: bool, undecodable: dict[str, str]) -> None:
+    """Refused where a side of the split has too few videos. examples: ``side``."""
+    least = {TRAINING: MIN_VIDEOS // 2, HELD_OUT: MIN_JUDGED} | ({VALIDATION: MIN_VALIDATION} if validated else {})
+    few = {side: n for side, n in least.items() if (examples["side"] == side).sum() < n}
+    if few:
+        found = ", ".join(f"{int((examples['side'] == side).sum())} {side} (at least {n})" for side, n in few.items())
+        first = next((f", such as {video_id}: {reason}" for video_id, reason in undecodable.items()), "")
+        failed = f"; {len(undecodable)} could not be decoded{first}" if undecodable else ""
+        raise Refused(f"too few videos on a side of the split: {found.replace('_', '-')}{failed}")
 
 
 def fit(
@@ -121,7 +130,8 @@ def fit(
     """Train on the examples (video_id, label, weight, side) that are not held out and predict those that are.
 
     ``on_report`` is given every epoch's metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
-    A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch. Raises Diverged.
+    A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch, if it is one of the same
+    settings, weights, videos and labels. Raises Diverged, or Broken where a worker cannot go on.
     """
     training = examples[examples["side"] == TRAINING]
     labels = training["label"].to_numpy()
@@ -146,14 +156,17 @@ def fit(
         datasets=_datasets(clips, examples, spec, seed),
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage_uri,
+            name=_identity(examples, spec, loop, seed, init_weights),
+            storage_path=run_folder(storage_uri, name),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(max_failures=2),
+            failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=3),
             callbacks=[Reports(reports)],
         ),
     )
-    result = _run(trainer, reports, on_report)
+    try:
+        result = _run(trainer, reports, on_report)
+    except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
+        raise broken_by(error) or error from error
     assert result.checkpoint is not None
     folder = Path(tempfile.mkdtemp(prefix="pe-model-"))
     with result.checkpoint.as_directory() as kept:
@@ -168,12 +181,23 @@ def fit(
     )
 
 
+def run_folder(storage_uri: str, name: str) -> str:
+    return f"{storage_uri}/runs/{name}"
+
+
 def forget(storage_uri: str, name: str) -> None:
     """Remove a finished run's checkpoints: the model is in the registry, and the next run begins afresh."""
-    for uri in (f"{storage_uri}/{name}", f"{storage_uri}/{name}.json"):
+    for uri in (run_folder(storage_uri, name), f"{run_folder(storage_uri, name)}.json"):
         fs, path = storage.filesystem_of(uri)
         if fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+def _identity(examples: pd.DataFrame, spec: ModelSpec, loop: LoopConfig, seed: int, init_weights: bytes | None) -> str:
+    """Of all that decides what a training comes to."""
+    rows = examples[["video_id", "label", "weight", "side"]].sort_values("video_id").to_csv(index=False)
+    settings = json.dumps([dataclasses.asdict(spec), dataclasses.asdict(loop), seed])
+    return hashlib.sha256(rows.encode() + settings.encode() + (init_weights or b"")).hexdigest()[:16]
 
 
 def _datasets(clips: Clips, examples: pd.DataFrame, spec: ModelSpec, seed: int) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class TargetConfig:
     min_age_days: float = 0.0
     """leave out videos posted less than so many days before --as-of: their counts still grow"""
     as_of: str | None = None
-    """when the counts were taken, such as 2026-11-01; default: the column scraped_at where there is one, else now"""
+    """when the counts were taken, such as 2026-11-01; default: the column scraped_at where there is one, else
+    the start of today (UTC)"""
     suspicious_weight: float = 0.1
     """of videos whose counts contradict one another (likes above views and the like), where others weigh 1"""
 

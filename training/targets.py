@@ -19,6 +19,7 @@ FEW_VIDEOS = 100
 PER_VIEWS = 1000
 MAX_WINSORIZE = 0.25
 DURATION = "duration"
+RESERVED = ("label", "weight", "suspicious", "side", "key", "seconds", "hashes", "part")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,11 @@ def columns_of(target: str) -> tuple[str, ...]:
     return (count, "views") if per else (count,)
 
 
-def unit_of(target: str) -> str:
+def unit_of(config: TargetConfig) -> str:
     """What a prediction is in, for people."""
-    count, per, _ = target.partition("_per_view")
-    return f"log1p({count} per {PER_VIEWS:,} views)" if per else f"log1p({count})"
+    count, per, _ = config.target.partition("_per_view")
+    rest = " less what columns explain" if config.residualize else ""
+    return (f"log1p({count} per {PER_VIEWS:,} views)" if per else f"log1p({count})") + rest
 
 
 def label_of(table: pd.DataFrame, target: str) -> np.ndarray:
@@ -56,6 +58,8 @@ def labelled(videos: pa.Table, videos_uri: str, config: TargetConfig) -> Example
     """Label a videos table. Raises Refused where there is too little to learn from."""
     _check(config)
     table = videos.to_pandas()
+    ours = [name for name in RESERVED if name in table]
+    table = table.drop(columns=ours)
     table["label"] = label_of(table, config.target)
     posted = _times(table, "posted_at")
     if posted is not None:
@@ -84,7 +88,7 @@ def labelled(videos: pa.Table, videos_uri: str, config: TargetConfig) -> Example
             raise Refused(f"--residualize {name}: the target {config.target} itself is made of it")
     table["suspicious"] = suspicions(table)
     table["weight"] = np.where(table["suspicious"] == "", 1.0, config.suspicious_weight)
-    warnings = []
+    warnings = [f"the table's column {name} is not used: training has one of that name" for name in ours]
     if len(table) < FEW_VIDEOS:
         warnings.append(
             f"{len(table)} videos are too few to learn from (at least {FEW_VIDEOS}, better some thousands): "
@@ -98,7 +102,7 @@ def labelled(videos: pa.Table, videos_uri: str, config: TargetConfig) -> Example
 
 def columns_to_residualize(config: TargetConfig) -> tuple[str, ...]:
     """``--residualize a,b c`` as (a, b, c)."""
-    return tuple(name for given in config.residualize for name in given.split(",") if name)
+    return tuple(dict.fromkeys(name for given in config.residualize for name in given.split(",") if name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +170,7 @@ def _old_enough(
             raise Refused(f"--as-of {config.as_of} is no date, expected one such as 2026-11-01") from error
         taken = taken.tz_localize("UTC") if taken.tzinfo is None else taken.tz_convert("UTC")
     elif taken is None:
-        taken = pd.Timestamp(datetime.now(UTC))
+        taken = pd.Timestamp(datetime.now(UTC)).normalize()  # so that a run can be taken up later that day
     age = taken - posted
     young = age < pd.Timedelta(days=config.min_age_days)
     left_out["of unknown age"] = int((keep & age.isna()).sum())

@@ -109,9 +109,9 @@ def _champion(
         for name in ("target", "residualized_on", "input_size", "sample_fps"):
             if getattr(its, name) != getattr(spec, name):
                 raise Refused(f"its {name} is {getattr(its, name) or 'nothing'}")
-        with StallWatch(3600):
+        with StallWatch(3600) as watch:
             rows = dataset(clips, judged_on[["video_id", "label", "weight"]], spec.input_size)
-            predicted = predict(rows, checkpoint, int(cluster["CPU"]), int(cluster.get("GPU", 0)))
+            predicted = predict(rows, checkpoint, int(cluster["CPU"]), int(cluster.get("GPU", 0)), watch.alive)
         prediction = np.array([predicted[video_id] for video_id in held_out.video_ids])
     except Exception as error:  # whatever it is, the model that has just been trained must be kept
         why = f"{'' if isinstance(error, Refused) else type(error).__name__ + ': '}{error}"
@@ -178,7 +178,7 @@ def publish(
         "seconds": seconds,
     }
     run.metrics({k: v for k, v in figures.items() if v == v})
-    unit, held_out = unit_of(plan.config.targets.target), judged.model.held_out
+    unit, held_out = unit_of(plan.config.targets), judged.model.held_out
     deciles = calibration(judged.model, plan.config.split.seed)
     run.text(deciles.to_csv(), "calibration.csv")
     rows = {"video_id": held_out.video_ids, "creator_id": held_out.creators, "label": held_out.label}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import ray
 import ray.tune
 from ray.tune.experiment import Trial
 from rich.table import Table
@@ -18,10 +19,12 @@ from catalog import storage
 from catalog.errors import Broken, Refused
 from jobs.command import DONE, StallWatch, console, parse, ray_cluster, read_flags, resolved
 from jobs.steps.train import (
+    SWEEP_EXAMPLE,
     Plan,
     adjusted,
     check,
     decoded,
+    nodes_of_cluster,
     remember_run,
     scaled,
     tags_of,
@@ -32,7 +35,7 @@ from jobs.train import TrainConfig
 from tracking.names import TRAINING_RUNS
 from tracking.runs import Run, open_run
 from training.clips import Clips
-from training.run import fit, forget, in_thread
+from training.run import Diverged, fit, forget, in_thread, run_folder
 from training.settings import LoopConfig
 
 SWEPT = ("architecture", *(field.name for field in dataclasses.fields(LoopConfig)))
@@ -63,8 +66,9 @@ def main(plan: Plan) -> int:
     console.print(f"sweep {plan.name}: {len(attempts)} combinations")
     for attempt in attempts:
         console.print(f"  {attempt.title}")
-    with ray_cluster() as cluster:
-        scaling = scaled(config, cluster)
+    with ray_cluster():
+        scaling = scaled(config, nodes_of_cluster)
+        cluster = ray.cluster_resources()
         if config.dry_run:
             return DONE
         with open_run(TRAINING_RUNS, plan.name, tags_of(plan) | {"sweep": "parent"}, resume_id) as parent:
@@ -72,10 +76,13 @@ def main(plan: Plan) -> int:
             parent.params(plan.settings)
             clips = decoded(plan, cluster)
             examples, _ = adjusted(plan, clips)
-            at_once = max(1, int(cluster["CPU"] // (config.workers * scaling.resources_per_worker["CPU"])))  # pyright: ignore
-            epochs = _tried(attempts, clips, examples, scaling, at_once, parent)
+            bundle: Mapping[str, float] = scaling.resources_per_worker or {}  # pyright: ignore[reportAssignmentType]
+            at_once = int(min(cluster[kind] // (config.workers * amount) for kind, amount in bundle.items()))
+            epochs = _tried(attempts, clips, examples, scaling, max(1, at_once), parent)
             scores = [_score(attempt, epochs[i]) for i, attempt in enumerate(attempts)]
             best = int(np.argmax(scores))
+            if scores[best] == -np.inf:
+                raise Broken("no combination could be trained; see above")
             _print(attempts, epochs, scores)
             rows = [a.settings | {"epochs_run": len(e), "val/srcc": s}
                     for a, e, s in zip(attempts, epochs, scores, strict=True)]  # fmt: skip
@@ -85,11 +92,13 @@ def main(plan: Plan) -> int:
             console.print(f"going on with {attempts[best].title}")
             chosen = attempts[best].plan
             tags = tags_of(chosen) | {"sweep": "best"}
-            with open_run(TRAINING_RUNS, f"{plan.name} best", tags, parent=parent) as run:
-                code = trained(chosen, scaling, run, cluster)
-            _forget(attempts)
-            forget(storage.absolute(config.storage), plan.name)
-            return code
+            title = f"{plan.name} best"
+            earlier = (parent.children() or {}).get(title)
+            with open_run(TRAINING_RUNS, title, tags, earlier, parent) as run:
+                outcome = trained(chosen, scaling, run, cluster)
+            if outcome.version is not None:
+                forget(storage.absolute(config.storage), plan.name)
+            return outcome.exit_code
 
 
 def attempts_of(plan: Plan) -> list[Attempt]:
@@ -100,7 +109,7 @@ def attempts_of(plan: Plan) -> list[Attempt]:
         raise Refused("--sweep chooses by videos that then cannot judge the model; give --validation-fraction, such as "
                       "0.15, so that it has videos of its own")  # fmt: skip
     lists: dict[str, list[Any]] = {}
-    for name, values in read_flags(Path(path), "--sweep", "learning-rate: [0.001, 0.003]").items():
+    for name, values in read_flags(Path(path), "--sweep", SWEEP_EXAMPLE).items():
         field = name.replace("-", "_")
         if field not in SWEPT:
             raise Refused(f"--sweep {path}: {name} cannot be swept: models of other data cannot be compared; "
@@ -109,21 +118,11 @@ def attempts_of(plan: Plan) -> list[Attempt]:
             raise Refused(f"--sweep {path}: {name} is {values!r}, expected a list of values, such as [1, 2]")
         lists[field] = [_typed(config, path, name, value) for value in values]
     if not lists:
-        raise Refused(f"--sweep {path} names no flag; expected such as learning-rate: [0.001, 0.003]")
+        raise Refused(f"--sweep {path} names no flag; expected such as {SWEEP_EXAMPLE}")
     combinations = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     if len(combinations) > MAX_TRIALS:
         raise Refused(f"--sweep {path} makes {len(combinations)} combinations, at most {MAX_TRIALS} are tried")
-    return [Attempt(settings, _plan_with(plan, settings, i)) for i, settings in enumerate(combinations)]
-
-
-def _forget(attempts: list[Attempt]) -> None:
-    folder = storage.absolute(attempts[0].plan.config.storage)
-    for name in (_tune_name(attempts), *(attempt.plan.name for attempt in attempts)):
-        forget(folder, name)
-
-
-def _tune_name(attempts: list[Attempt]) -> str:
-    return f"{attempts[0].plan.name}-tune"
+    return [Attempt(settings, _plan_with(plan, settings)) for settings in combinations]
 
 
 def _typed(config: TrainConfig, path: str, name: str, value: Any) -> Any:
@@ -136,20 +135,13 @@ def _typed(config: TrainConfig, path: str, name: str, value: Any) -> Any:
     return resolved(parsed)[field]
 
 
-def _plan_with(plan: Plan, settings: Settings, number: int) -> Plan:
+def _plan_with(plan: Plan, settings: Settings) -> Plan:
     loop = dataclasses.replace(plan.config.loop, **{k: v for k, v in settings.items() if k != "architecture"})
     architecture = settings.get("architecture", plan.config.architecture)
     config = dataclasses.replace(plan.config, architecture=architecture, loop=loop, sweep=None)
     spec = dataclasses.replace(plan.spec, architecture=architecture)
-    weights = check(config, spec)
-    return dataclasses.replace(
-        plan,
-        config=config,
-        settings=resolved(config),
-        spec=spec,
-        name=f"{plan.name}-{number}",
-        init_weights=weights,
-    )
+    check(config, spec)
+    return dataclasses.replace(plan, config=config, settings=resolved(config), spec=spec)
 
 
 def _tried(
@@ -166,8 +158,8 @@ def _tried(
             param_space={"number": ray.tune.grid_search(list(range(len(attempts))))},
             tune_config=ray.tune.TuneConfig(max_concurrent_trials=at_once),
             run_config=ray.tune.RunConfig(
-                name=_tune_name(attempts),
-                storage_path=storage.absolute(attempts[0].plan.config.storage),
+                name="tune",
+                storage_path=run_folder(storage.absolute(attempts[0].plan.config.storage), attempts[0].plan.name),
                 callbacks=[follower],
                 verbose=0,
             ),
@@ -188,14 +180,19 @@ def _trial(
     told: set[int] = set()
 
     def on_report(report: dict[str, Any]) -> None:
-        if "epoch" in report and report["epoch"] not in told:
-            told.add(report["epoch"])
+        if report.get("epoch") not in told:
+            if "epoch" in report:
+                told.add(report["epoch"])
             ray.tune.report(report)
 
-    fitted = fit(
-        clips, examples, plan.spec, plan.config.loop, plan.config.split.seed,
-        plan.init_weights, scaling, storage.absolute(plan.config.storage), plan.name, on_report,
-    )  # fmt: skip
+    try:
+        fitted = fit(
+            clips, examples, plan.spec, plan.config.loop, plan.config.split.seed,
+            plan.init_weights, scaling, storage.absolute(plan.config.storage), plan.name, on_report,
+        )  # fmt: skip
+    except Diverged as error:
+        ray.tune.report({"diverged": str(error)})
+        return
     for epoch in fitted.epochs:  # of an earlier attempt of this job
         on_report(epoch)
 
@@ -208,6 +205,7 @@ class Follower(ray.tune.Callback):
         self.epochs: dict[int, dict[int, dict[str, float]]] = {}
         """attempt -> epoch -> figures"""
         self._open: dict[int, tuple[contextlib.ExitStack, Run]] = {}
+        self._logged: dict[int, set[int]] = {}
         self._earlier = parent.children() or {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -222,6 +220,7 @@ class Follower(ray.tune.Callback):
         run = stack.enter_context(open_run(TRAINING_RUNS, attempt.title, tags, earlier, self.parent))
         run.params(attempt.plan.settings)
         self.epochs[number], self._open[number] = {}, (stack, run)
+        self._logged[number] = run.steps("val/srcc") or set()
         console.print(f"trying {attempt.title}")
 
     def on_trial_result(
@@ -229,9 +228,16 @@ class Follower(ray.tune.Callback):
     ) -> None:
         number = trial.config["number"]
         self.alive()
+        if "diverged" in result:
+            console.print(f"  {self.attempts[number].title}: {result['diverged']}")
+            self._open[number][1].tags({"stopped": result["diverged"]})
+            self.epochs[number] = {}
+        if "epoch" not in result or "diverged" in result:
+            return
         figures = {name: result[name] for name in ("train/loss", "val/loss", "val/srcc", "learning_rate")}
         self.epochs[number][result["epoch"]] = figures
-        self._open[number][1].metrics(figures, step=result["epoch"])
+        if result["epoch"] not in self._logged[number]:
+            self._open[number][1].metrics(figures, step=result["epoch"])
         console.print(
             f"  {self.attempts[number].title}: epoch {result['epoch'] + 1}, val/srcc {figures['val/srcc']:.3f}"
         )
@@ -254,7 +260,9 @@ class Follower(ray.tune.Callback):
 
 
 def _score(attempt: Attempt, epochs: list[dict[str, float]]) -> float:
-    """SRCC on the validation videos of the epoch that would be kept."""
+    """SRCC on the validation videos of the epoch that would be kept; -inf of an attempt that diverged."""
+    if not epochs:
+        return -np.inf
     ranks = [epoch["val/srcc"] for epoch in epochs]
     return max(ranks) if attempt.plan.config.loop.patience else ranks[-1]
 
@@ -264,6 +272,7 @@ def _print(attempts: list[Attempt], epochs: list[list[dict[str, float]]], scores
     for column in ("settings", "epochs", "SRCC", "val/loss"):
         table.add_column(column)
     for i in np.argsort(scores)[::-1]:
-        table.add_row(attempts[i].title, str(len(epochs[i])), f"{scores[i]:.3f}", f"{epochs[i][-1]['val/loss']:.3f}")
+        loss = f"{epochs[i][-1]['val/loss']:.3f}" if epochs[i] else "diverged"
+        table.add_row(attempts[i].title, str(len(epochs[i])), f"{scores[i]:.3f}", loss)
     console.print()
     console.print(table)

@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from jobs.command import (
     console,
     print_config,
     ray_cluster,
+    read_flags,
     resolved,
 )
 from jobs.steps.judge import SHUFFLED, judge, print_judged, publish
@@ -39,7 +41,7 @@ from training.clips import Clips, cached_clips
 from training.models import EngagementModel, ModelSpec, load_pretrained
 from training.near_copies import near_copies
 from training.networks import ARCHITECTURES
-from training.run import Fitted, check_enough, fit, forget
+from training.run import Fitted, check_enough, fit, forget, run_folder
 from training.splits import HELD_OUT, LEFT_OUT, TRAINING, VALIDATION, overlaps, sides
 from training.targets import (
     DURATION,
@@ -52,6 +54,9 @@ from training.targets import (
 )
 
 SHOWN = 5
+SMALLEST_SPREAD = 1e-6
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SWEEP_EXAMPLE = "learning-rate: [0.001, 0.003]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +85,14 @@ def main(config: TrainConfig) -> int:
 
         return sweep.main(plan)
     resume_id = unfinished_run(config.storage, plan.name, plan.digest)
-    with ray_cluster() as cluster:
-        scaling = scaled(config, cluster)
+    with ray_cluster():
+        scaling = scaled(config, nodes_of_cluster)
         console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
             return DONE
         with open_run(TRAINING_RUNS, plan.name, tags_of(plan), resume_id) as run:
             remember_run(config.storage, plan.name, plan.digest, run)
-            return trained(plan, scaling, run, cluster)
+            return trained(plan, scaling, run, ray.cluster_resources()).exit_code
 
 
 def prepared(config: TrainConfig, settings: dict) -> Plan:
@@ -105,6 +110,7 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
         videos = videos.slice(0, config.limit)
     chosen = labelled(videos, config.videos, config.targets)
     examples = chosen.table.assign(side=sides(chosen.table, config.videos, config.split))
+    check_enough(examples, config.split.validation_fraction > 0, {})
     shared = overlaps(examples, examples["side"].to_numpy())
     for why, count in chosen.left_out.items():
         console.print(f"{count} of {videos.num_rows} videos are left out: {why}")
@@ -126,7 +132,9 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
         console.print(f"warning: {warning}")
     columns = ["video_id", "creator_id", "label", "weight", "side"]
     data_digest = hashlib.sha256(examples[columns].to_csv(index=False).encode()).hexdigest()
-    digest = hashlib.sha256((json.dumps(_how(settings), default=str, sort_keys=True) + data_digest).encode())
+    swept = {} if config.sweep is None else read_flags(Path(config.sweep), "--sweep", SWEEP_EXAMPLE)
+    how = json.dumps(_how(settings) | {"sweep": swept}, default=str, sort_keys=True)
+    digest = hashlib.sha256((how + data_digest).encode())
     name = config.name or f"train-{digest.hexdigest()[:10]}"
     return Plan(config, settings, spec, examples, shared, digest.hexdigest()[:10], data_digest[:16], name, init_weights)
 
@@ -142,7 +150,14 @@ def tags_of(plan: Plan) -> dict[str, str]:
     }
 
 
-def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Mapping[str, float]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    exit_code: int
+    version: str | None
+    """as registered; None where that failed"""
+
+
+def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Mapping[str, float]) -> Outcome:
     """Decode, train, judge, register."""
     config = plan.config
     begun = time.monotonic()
@@ -152,21 +167,23 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
     clips = decoded(plan, cluster)
     examples, adjustment = adjusted(plan, clips)
     _log_data(run, plan, examples, clips, adjustment)
-    fitted = fitted_model(plan, clips, examples, scaling, run, plan.name)
+    fitted = fitted_model(plan, clips, examples, scaling, run)
     shuffled = _shuffled_control(plan, clips, examples, scaling) if config.shuffled_control else None
     folders = [made.checkpoint.parent for made in (fitted, shuffled) if made is not None]
     try:
         if shuffled is not None:
             run.artifact(shuffled.checkpoint, SHUFFLED)
         judged = judge(config, fitted, shuffled, examples, clips, plan.spec, cluster)
-        print_judged(judged, unit_of(config.targets.target))
+        print_judged(judged, unit_of(config.targets))
         seconds = time.monotonic() - begun
         version = publish(plan, fitted, judged, adjustment, examples, clips, run, seconds)
         _say_where(plan, fitted, version)
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
-    return TOO_MANY_FAILED if len(clips.undecodable) > config.max_failed_fraction * len(plan.examples) else DONE
+    tried = len(clips.table) + len(clips.undecodable)
+    too_many = len(clips.undecodable) > config.max_failed_fraction * tried
+    return Outcome(TOO_MANY_FAILED if too_many else DONE, version)
 
 
 def cache_of(config: TrainConfig) -> str:
@@ -183,7 +200,9 @@ def decoded(plan: Plan, cluster: Mapping[str, float]) -> Clips:
             progress.update(done)
 
         cores = max(1, int(cluster["CPU"]))
-        clips = cached_clips(videos, plan.config.sampling, cache_of(plan.config), cores, on_decoded)
+        clips = cached_clips(
+            videos, plan.config.sampling, plan.spec.input_size, cache_of(plan.config), cores, on_decoded
+        )
     fresh = len(clips.table) - clips.reused
     console.print(
         f"{clips.reused} clips were in the cache, {fresh} were decoded in {time.monotonic() - begun:.0f} s: "
@@ -214,22 +233,25 @@ def adjusted(plan: Plan, clips: Clips) -> tuple[pd.DataFrame, Adjustment]:
                 console.print(f"{len(copies)} training videos show the same footage as {judged} ones and are left "
                               f"out, such as {ids}")  # fmt: skip
     examples = examples.drop(columns=["key", "hashes"])
-    check_enough(examples, clips.undecodable)
+    check_enough(examples, config.split.validation_fraction > 0, clips.undecodable)
     if DURATION not in examples:
         examples[DURATION] = examples["seconds"] / config.sampling.sample_fps
     training = (examples["side"] == TRAINING).to_numpy()
     adjustment = fit_adjustment(examples[training], config.targets, config.split.seed)
     label = np.where(training, adjustment.apply(examples, training=True), adjustment.apply(examples, training=False))
     examples["label"] = label
+    if np.std(label[training]) < SMALLEST_SPREAD:
+        raise Refused(
+            f"nothing to learn: the targets of all training videos are {label[training][0]:g} after what --winsorize, "
+            "--residualize and undecodable videos left"
+        )
     residualizer = adjustment.residualizer
     if residualizer is not None:
         console.print(
             f"{', '.join(columns_to_residualize(config.targets))} explain {100 * residualizer.explained_share:.0f}% of "
-            f"the training videos' variance of {unit_of(config.targets.target)}, which is taken out (ridge penalty "
+            f"the training videos' variance of the target, which is taken out (ridge penalty "
             f"{residualizer.penalty:g})"
         )
-        if np.std(label[training]) < 1e-6:
-            raise Refused("--residualize leaves nothing to learn: its columns explain the target of every video")
     return examples, adjustment
 
 
@@ -239,7 +261,6 @@ def fitted_model(
     examples: pd.DataFrame,
     scaling: ray.train.ScalingConfig,
     run: Run | None,
-    name: str,
     what: str = "training",
 ) -> Fitted:
     config = plan.config
@@ -257,7 +278,8 @@ def fitted_model(
             nonlocal done, latest
             watch.alive()
             if "epoch" not in report:
-                progress.update(done, f"step {report['step']} of {report['steps']}{', ' if latest else ''}{latest}")
+                now = report.get("what") or f"step {report['step']} of {report['steps']}"
+                progress.update(done, f"{now}{', ' if latest else ''}{latest}")
                 return
             log_epoch(report)
             done = report["epoch"] + 1
@@ -266,7 +288,7 @@ def fitted_model(
 
         fitted = fit(
             clips, examples, plan.spec, config.loop, config.split.seed,
-            plan.init_weights, scaling, storage.absolute(config.storage), name, on_report,
+            plan.init_weights, scaling, storage.absolute(config.storage), plan.name, on_report,
         )  # fmt: skip
         for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
             log_epoch(epoch)
@@ -281,7 +303,7 @@ def _shuffled_control(plan: Plan, clips: Clips, examples: pd.DataFrame, scaling:
     training = np.flatnonzero(examples["side"] == TRAINING)
     dealt = np.random.default_rng(plan.config.split.seed).permutation(training)
     shuffled.loc[training, "label"] = examples["label"].to_numpy()[dealt]
-    return fitted_model(plan, clips, shuffled, scaling, None, f"{plan.name}-{SHUFFLED}", "with shuffled labels")
+    return fitted_model(plan, clips, shuffled, scaling, None, "with shuffled labels")
 
 
 def _log_data(run: Run, plan: Plan, examples: pd.DataFrame, clips: Clips, adjustment: Adjustment) -> None:
@@ -299,16 +321,15 @@ def _log_data(run: Run, plan: Plan, examples: pd.DataFrame, clips: Clips, adjust
 
 def _say_where(plan: Plan, fitted: Fitted, version: str | None) -> None:
     if version is None:
-        kept = Path(f"{plan.name}.pt").absolute()
-        shutil.copy(fitted.checkpoint, kept)
+        kept = f"{storage.absolute(plan.config.storage)}/{plan.name}.pt"
+        storage.write_bytes_atomically(kept, fitted.checkpoint.read_bytes())
         console.print(f"the model could not be registered; its checkpoint is {kept}")
         return
     console.print(
         f"registered {MODEL_NAME} version {version}, alias {CHALLENGER}; to use it by default: "
         f"python -m jobs.promote --version {version}\nMLflow UI: {ui_command()}"
     )
-    for name in (plan.name, f"{plan.name}-{SHUFFLED}"):
-        forget(storage.absolute(plan.config.storage), name)
+    forget(storage.absolute(plan.config.storage), plan.name)
 
 
 @contextlib.contextmanager
@@ -328,8 +349,12 @@ def check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
     if spec.architecture not in ARCHITECTURES:
         raise Refused(f"--architecture {spec.architecture}: there is no such network; "
                       f"choose one of {', '.join(ARCHITECTURES)}")  # fmt: skip
+    if not 0 <= split.seed < 2**32:
+        raise Refused(f"--seed is {split.seed}, expected at least 0 and below 2^32")
+    if config.name is not None and not NAME.fullmatch(config.name):
+        raise Refused(f"--name {config.name!r} is to name a folder: give letters, digits, '.', '_' and '-', "
+                      "the first a letter or digit")  # fmt: skip
     at_least = {
-        "--seed": (split.seed, 0),
         "--workers": (config.workers, 1),
         "--epochs": (loop.epochs, 1),
         "--batch-size": (loop.batch_size, 1),
@@ -371,40 +396,48 @@ def check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
     return weights
 
 
-def scaled(config: TrainConfig, cluster: Mapping[str, float]) -> ray.train.ScalingConfig:
+def scaled(config: TrainConfig, nodes_now: Callable[[], list[Mapping[str, float]]]) -> ray.train.ScalingConfig:
     """What the workers ask for. A cluster that was joined may still grow: it is asked for nodes and given
-    --wait-for-workers seconds. Raises Refused where they do not fit."""
-    cpus, use_gpu = _wanted(config, cluster)
-    deadline = time.monotonic() + (config.wait_for_workers if ray_can_grow() else 0)
-    while cpus * config.workers > int(cluster["CPU"]):
-        if time.monotonic() >= deadline:
-            waited = f" (waited {config.wait_for_workers:g} s for more nodes)" if ray_can_grow() else ""
-            raise Refused(
-                f"{config.workers} workers of {cpus} CPUs do not fit on this cluster's {int(cluster['CPU'])} CPUs"
-                f"{waited}; lower --workers or --cpus-per-worker, or add nodes"
-            )
-        console.print(f"waiting for nodes: {config.workers} workers of {cpus} CPUs, {int(cluster['CPU'])} CPUs so far")
-        ray.autoscaler.sdk.request_resources(bundles=[{"CPU": cpus}] * config.workers)
-        time.sleep(min(10.0, max(0.0, deadline - time.monotonic())))
-        cluster = ray.cluster_resources()
-        cpus, use_gpu = _wanted(config, cluster)
-    return ray.train.ScalingConfig(
-        num_workers=config.workers,
-        use_gpu=use_gpu,
-        resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
-    )
+    --wait-for-workers seconds. ``nodes_now``: every node's resources. Raises Refused where the workers do not fit."""
+    grows = "RAY_ADDRESS" in os.environ
+    deadline = time.monotonic() + (config.wait_for_workers if grows else 0)
+    try:
+        while True:
+            nodes = nodes_now()
+            wanted = _bundle(config, nodes)
+            room = sum(int(min(node.get(kind, 0) // amount for kind, amount in wanted.items())) for node in nodes)
+            if room >= config.workers:
+                return ray.train.ScalingConfig(
+                    num_workers=config.workers, use_gpu="GPU" in wanted, resources_per_worker=wanted
+                )
+            asked = ", ".join(f"{amount} {kind}s" for kind, amount in wanted.items())
+            if time.monotonic() >= deadline:
+                waited = f" (waited {config.wait_for_workers:g} s for more nodes)" if grows else ""
+                raise Refused(
+                    f"{config.workers} workers of {asked} each: this cluster has room for {room}{waited}; lower "
+                    "--workers or --cpus-per-worker, or add nodes"
+                )
+            console.print(f"waiting for nodes: {config.workers} workers of {asked} each, room for {room} so far")
+            ray.autoscaler.sdk.request_resources(bundles=[wanted] * config.workers)
+            time.sleep(min(10.0, max(0.0, deadline - time.monotonic())))
+    finally:
+        if grows and ray.is_initialized():
+            ray.autoscaler.sdk.request_resources(bundles=[])  # else these nodes would be kept after the job
 
 
-def _wanted(config: TrainConfig, cluster: Mapping[str, float]) -> tuple[int, bool]:
-    gpus, cores = int(cluster.get("GPU", 0)), int(cluster["CPU"])
-    use_gpu = gpus >= config.workers
-    cpus = config.cpus_per_worker or (min(4, cores) if use_gpu else max(1, cores // config.workers))
-    return cpus, use_gpu
+def nodes_of_cluster() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def ray_can_grow() -> bool:
-    """Whether this job joined a cluster that others may add nodes to."""
-    return "RAY_ADDRESS" in os.environ
+def _bundle(config: TrainConfig, nodes: list[Mapping[str, float]]) -> dict[str, float]:
+    """Of a worker: a GPU where there is any, and its even share of all cores, but no more than one node has."""
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    if any(node.get("GPU", 0) >= 1 for node in nodes):
+        return {"CPU": config.cpus_per_worker or min(4, max(cores)), "GPU": 1}
+    even = sum(cores) // config.workers
+    if config.workers > 1:  # as many on each node as fit
+        even = max((c for c in range(1, even + 1) if sum(n // c for n in cores) >= config.workers), default=1)
+    return {"CPU": config.cpus_per_worker or max(1, min(even, *cores) if len(cores) == 1 else min(even, max(cores)))}
 
 
 def _how(settings: dict) -> dict:
@@ -415,7 +448,7 @@ def _how(settings: dict) -> dict:
 
 
 def _run_file(storage_uri: str, name: str) -> str:
-    return f"{storage.absolute(storage_uri)}/{name}.json"
+    return f"{run_folder(storage.absolute(storage_uri), name)}.json"
 
 
 def unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
@@ -423,12 +456,16 @@ def unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
     name learns otherwise or from other videos: its weights may know the videos that are now held out."""
     try:
         begun = json.loads(storage.read_bytes(_run_file(storage_uri, name)))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        reason = storage.reason(error) if isinstance(error, OSError) else "it is broken"
+        raise Refused(f"{_run_file(storage_uri, name)} cannot be read ({reason}), so whether --name {name} was begun "
+                      "with the same settings cannot be told; try again or give another --name") from error  # fmt: skip
     if begun["digest"] != digest:
         raise Refused(
             f"--name {name} was begun with other settings or videos; give another --name, or remove "
-            f"{storage_uri}/{name} and {storage_uri}/{name}.json to begin it anew"
+            f"{run_folder(storage_uri, name)} and {run_folder(storage_uri, name)}.json to begin it anew"
         )
     return begun["mlflow_run"]
 
