@@ -11,6 +11,7 @@ import io
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 import ray.exceptions
+from ray.util.annotations import RayDeprecationWarning
 
 from catalog import storage
 from catalog.actors import RESTARTS
@@ -228,6 +230,8 @@ def _decode(
     rows = max(1, min(16, len(videos) // (4 * cores)))
     table = pa.Table.from_pandas(videos, preserve_index=False)
     blocks = [table.slice(i, rows) for i in range(0, table.num_rows, rows)]
+    # Ray 2.60 has no other way to say RESTARTS, yet warns of it
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     graph = ray.data.from_arrow(blocks).map_batches(
         DecodeActor,
         fn_constructor_args=(sampling, input_size, folder),
