@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from catalog.errors import Refused
 from catalog.world import WorldPaths
 from jobs.command import parse
-from jobs.steps.train import scaled
+from jobs.steps.workers import scaled
 from jobs.train import TrainConfig, main
 from tracking import registry
 from training.loop import augmented, training_batches

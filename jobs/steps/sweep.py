@@ -24,13 +24,12 @@ from jobs.steps.train import (
     adjusted,
     check,
     decoded,
-    nodes_of_cluster,
     remember_run,
-    scaled,
     tags_of,
     trained,
     unfinished_run,
 )
+from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import TRAINING_RUNS
 from tracking.runs import Run, open_run

@@ -5,17 +5,15 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import ray
-import ray.autoscaler.sdk
 import ray.train
 
 from catalog import storage
@@ -34,6 +32,7 @@ from jobs.command import (
     resolved,
 )
 from jobs.steps.judge import SHUFFLED, judge, print_judged, publish
+from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import CHALLENGER, MODEL_NAME, TRAINING_RUNS
 from tracking.runs import Run, open_run, ui_command
@@ -394,50 +393,6 @@ def check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
         raise Refused(f"--init-weights {config.init_weights} cannot be read: {storage.reason(error)}") from error
     load_pretrained(EngagementModel(spec).network, io.BytesIO(weights), config.init_weights)
     return weights
-
-
-def scaled(config: TrainConfig, nodes_now: Callable[[], list[Mapping[str, float]]]) -> ray.train.ScalingConfig:
-    """What the workers ask for. A cluster that was joined may still grow: it is asked for nodes and given
-    --wait-for-workers seconds. ``nodes_now``: every node's resources. Raises Refused where the workers do not fit."""
-    grows = "RAY_ADDRESS" in os.environ
-    deadline = time.monotonic() + (config.wait_for_workers if grows else 0)
-    try:
-        while True:
-            nodes = nodes_now()
-            wanted = _bundle(config, nodes)
-            room = sum(int(min(node.get(kind, 0) // amount for kind, amount in wanted.items())) for node in nodes)
-            if room >= config.workers:
-                return ray.train.ScalingConfig(
-                    num_workers=config.workers, use_gpu="GPU" in wanted, resources_per_worker=wanted
-                )
-            asked = ", ".join(f"{amount} {kind}s" for kind, amount in wanted.items())
-            if time.monotonic() >= deadline:
-                waited = f" (waited {config.wait_for_workers:g} s for more nodes)" if grows else ""
-                raise Refused(
-                    f"{config.workers} workers of {asked} each: this cluster has room for {room}{waited}; lower "
-                    "--workers or --cpus-per-worker, or add nodes"
-                )
-            console.print(f"waiting for nodes: {config.workers} workers of {asked} each, room for {room} so far")
-            ray.autoscaler.sdk.request_resources(bundles=[wanted] * config.workers)
-            time.sleep(min(10.0, max(0.0, deadline - time.monotonic())))
-    finally:
-        if grows and ray.is_initialized():
-            ray.autoscaler.sdk.request_resources(bundles=[])  # else these nodes would be kept after the job
-
-
-def nodes_of_cluster() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _bundle(config: TrainConfig, nodes: list[Mapping[str, float]]) -> dict[str, float]:
-    """Of a worker: a GPU where there is any, and its even share of all cores, but no more than one node has."""
-    cores = [int(node.get("CPU", 0)) for node in nodes]
-    if any(node.get("GPU", 0) >= 1 for node in nodes):
-        return {"CPU": config.cpus_per_worker or min(4, max(cores)), "GPU": 1}
-    even = sum(cores) // config.workers
-    if config.workers > 1:  # as many on each node as fit
-        even = max((c for c in range(1, even + 1) if sum(n // c for n in cores) >= config.workers), default=1)
-    return {"CPU": config.cpus_per_worker or max(1, min(even, *cores) if len(cores) == 1 else min(even, max(cores)))}
 
 
 def _how(settings: dict) -> dict:
