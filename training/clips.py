@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +22,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
-import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
 from catalog import storage
@@ -64,8 +63,17 @@ SQUASHED = pa.schema(
 Wanted = dict[str, list[dict[str, Any]]]
 """key of a clip -> video_id, label and weight of each video that has it"""
 KNOWN = ("key", "seconds", "hashes", "part")
-DECODED = pa.schema([("video_id", pa.string()), ("key", pa.string()), ("seconds", pa.int32()),
-                     ("hashes", pa.list_(pa.uint64())), ("part", pa.string()), ("error", pa.string())])  # fmt: skip
+DECODED = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("key", pa.string()),
+        ("seconds", pa.int32()),
+        ("hashes", pa.list_(pa.uint64())),
+        ("part", pa.string()),
+        ("error", pa.string()),  # of this video
+        ("broken", pa.string()),  # why the job cannot go on: Ray Data would hand on an exception's text alone
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +194,12 @@ class DecodeActor:
         self.folder = folder
 
     def __call__(self, videos: pa.Table) -> pa.Table:
+        try:
+            return pa.Table.from_pylist(self._decoded(videos), schema=DECODED)
+        except Broken as error:
+            return pa.Table.from_pylist([{"broken": str(error)}], schema=DECODED)
+
+    def _decoded(self, videos: pa.Table) -> list[dict[str, Any]]:
         rows, waiting, size = [], [], 0
         for video in videos.to_pylist():
             row = {"video_id": video["video_id"], "key": video["key"]}
@@ -201,7 +215,7 @@ class DecodeActor:
             if size > PART_BYTES:
                 rows += self._written(waiting)
                 waiting, size = [], 0
-        return pa.Table.from_pylist(rows + self._written(waiting), schema=DECODED)
+        return rows + self._written(waiting)
 
     def _written(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not rows:
@@ -242,13 +256,13 @@ def _decode(
         **RESTARTS,
     )
     found, done = [], 0
-    try:
-        for part in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            found.append(part)
-            done += part.num_rows
-            on_progress(done)
-    except ray.exceptions.RayError as error:
-        raise broken_by(error) or error from error
+    batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for part in batches:
+        for broken in part["broken"].drop_null().to_pylist():
+            raise Broken(broken)
+        found.append(part.drop_columns("broken"))
+        done += part.num_rows
+        on_progress(done)
     return pa.concat_tables(found).to_pandas().sort_values("video_id")
 
 
