@@ -9,7 +9,7 @@ from captum.attr import Saliency
 from torch import Tensor, nn
 
 from scoring.saliency import METHODS, EngagementMapper, engagement_map
-from training.models import EngagementModel, ModelSpec, for_inference, to_input
+from training.models import EngagementModel, ModelSpec, for_inference, has_bf16_units, to_input
 
 SIZE = 16
 
@@ -182,4 +182,4 @@ def test_bf16_is_used_only_where_its_maps_agree_with_fp32():
     assert not mapper.bf16
     ((engagement, _),) = mapper([noise(8)])
     np.testing.assert_array_equal(engagement, weights[0].numpy())
-    assert EngagementMapper(Weighted(weights)).bf16 is mapper._has_bf16_units()  # pyright: ignore
+    assert EngagementMapper(Weighted(weights)).bf16 is has_bf16_units(torch.device("cpu"))  # pyright: ignore
