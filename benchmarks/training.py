@@ -5,7 +5,8 @@
 
 skill     held-out SRCC beside its ceiling, the baselines and a network trained on shuffled labels
 reach     creators' reach made strong, and creators told apart by a banner: what residualising and an honest split do
-speed     jobs.train's epochs beside a bare PyTorch loop on the same clips; cached beside decoding; bf16 beside fp32
+speed     jobs.train's epochs beside a bare PyTorch loop on the same clips; cached beside decoding; bf16 beside fp32;
+          a step with weights kept channels-last beside one with weights as PyTorch makes them
 workers   one and two workers with the same global batch
 """
 
@@ -176,6 +177,29 @@ def speed(bench: Bench, world: WorldPaths, epochs: int) -> None:
         f"bf16: an epoch takes {bench.epoch_seconds(bf16) / bench.epoch_seconds(fp32):.2f} times fp32's; SRCC after 2 "
         f"epochs {difference:+.3f}"
     )
+    for architecture in (ARCHITECTURE, "r3d_18"):
+        ratio = channels_last(architecture)
+        console.print(f"{architecture}: a step with channels-last weights takes {ratio:.2f} times one with PyTorch's")
+
+
+def channels_last(architecture: str, rounds: int = 5, batch: int = 8, frames: int = 5) -> float:
+    """Seconds of a training step with channels-last weights, over those with PyTorch's own layout; medians of rounds
+    that take turns. The clips are channels-last in both: so they lie in the cache."""
+    clips = torch.randint(256, (batch, frames, 112, 112, 3), dtype=torch.uint8)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    models = [EngagementModel(ModelSpec(architecture)).train() for _ in range(2)]
+    for module in models[1].modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    taken: list[list[float]] = [[], []]
+    for _ in range(rounds + 1):
+        for model, seconds in zip(models, taken, strict=True):
+            begun = time.perf_counter()
+            model.zero_grad(set_to_none=True)
+            model(to_input(clips)).pow(2).mean().backward()
+            seconds.append(time.perf_counter() - begun)
+    own, last = (float(np.median(seconds[1:])) for seconds in taken)
+    return last / own
 
 
 def bare_epoch(bench: Bench, world: WorldPaths, run: Run, epochs: int) -> float:

@@ -68,6 +68,7 @@ class Worker:
         if self.device.type == "cpu":
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
             torch.set_num_threads(max(1, int(cpus)))
+        torch.backends.cudnn.deterministic = True  # some of its kernels add up in another order each time
         torch.manual_seed(self.seed)
         self.model = EngagementModel(ModelSpec(**settings["spec"]))
         if settings["init_weights"] is not None:
