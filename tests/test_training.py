@@ -204,20 +204,28 @@ def test_promotion_moves_the_champion_and_refuses_what_is_not_there(client: Mlfl
         registry.load("models:/pe-engagement@no-such-alias")
 
 
+STREAMED = """
+import runpy, training.clips
+training.clips.IN_MEMORY_BYTES = 0
+runpy.run_module("jobs.train", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_two_workers_train_together_from_given_weights(
+def test_two_workers_train_together_from_given_weights_on_clips_that_memory_does_not_hold(
     small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
 ) -> None:
     torch.manual_seed(5)
     given = EngagementModel(ModelSpec(architecture="r3d_18_w16")).network.state_dict()
     torch.save(given, tmp_path / "kinetics.pt")
+    flags = train(
+        tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--epochs", "2",
+        "--workers", "2", "--init-weights", str(tmp_path / "kinetics.pt"), "--frozen-epochs", "1",
+        "--backbone-rate", "0",
+    )[3:]  # fmt: skip
     done = subprocess.run(
-        train(
-            tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--epochs", "2",
-            "--workers", "2", "--init-weights", str(tmp_path / "kinetics.pt"), "--frozen-epochs", "1",
-            "--backbone-rate", "0",
-        ),
+        [sys.executable, "-c", STREAMED, *flags],
         cwd=ROOT, env=tracked, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -441,6 +449,7 @@ def test_ctrl_c_ends_with_130_and_another_run_of_that_name_is_refused(
         (["--patience", "2"], "--patience chooses an epoch by videos .* --validation-fraction"),
         (["--frozen-epochs", "2"], "--frozen-epochs keeps a backbone as it is; without --init-weights"),
         (["--clip-cache", "/dev/null/clips"], "/dev/null/clips"),
+        (["--storage", "s3a://bucket/folder"], "--storage s3a://bucket/folder: Ray Train keeps"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(

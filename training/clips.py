@@ -38,7 +38,7 @@ CLIPS_A_ROW_GROUP = 8
 READERS = 16
 READ_TIMEOUT_S = 600.0
 IN_MEMORY_BYTES = 2**30
-"""Squashed clips that take less are read once by the driver; others by Ray Data in every epoch."""
+"""Squashed clips that take less are read once, by the driver; others by Ray Data in every epoch."""
 ROWS_A_BLOCK = 16
 
 CLIPS = pa.schema(
@@ -131,7 +131,7 @@ def dataset(clips: Clips, rows: pd.DataFrame, input_size: int, shuffled_by: int 
         part.setdefault(row["key"], []).append({name: row[name] for name in ("video_id", "label", "weight")})
     parts = sorted(wanted)
     order = np.random.default_rng(shuffled_by)
-    if 3 * input_size**2 * int(placed["seconds"].sum()) <= IN_MEMORY_BYTES:
+    if fit_in_memory(placed["seconds"], input_size):
         with ThreadPoolExecutor(os.cpu_count()) as readers:
             table = pa.concat_tables(readers.map(lambda part: _squashed(part, wanted[part], input_size), parts))
         if shuffled_by is not None:
@@ -147,6 +147,10 @@ def dataset(clips: Clips, rows: pd.DataFrame, input_size: int, shuffled_by: int 
         batch_format="pyarrow",
         num_cpus=0,
     )
+
+
+def fit_in_memory(seconds: pd.Series, input_size: int) -> bool:
+    return 3 * input_size**2 * int(seconds.sum()) <= IN_MEMORY_BYTES
 
 
 def clip_of(row: dict[str, Any]) -> np.ndarray:

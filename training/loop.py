@@ -44,9 +44,9 @@ Batch = tuple[list[str], Tensor, Tensor, Tensor]
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """settings: spec (dict of ModelSpec), loop (dict of LoopConfig), seed, steps_per_epoch, label_range (of the
-    standardised labels), init_weights (None, or a reference to a checkpoint's bytes), reports (the queue that says in
-    which step of an epoch the training is).
+    """settings: spec (dict of ModelSpec), loop (dict of LoopConfig), seed, steps_per_epoch, in_memory (whether workers
+    keep the clips that they have read), label_range (of the standardised labels), init_weights (None, or a reference to
+    a checkpoint's bytes), reports (the queue that says in which step of an epoch the training is).
 
     Datasets: train, validation (after every epoch) and held_out (after the last).
     """
@@ -63,7 +63,8 @@ class Worker:
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.batch_size = max(1, self.config.batch_size // self.workers)
-        self.steps = settings["steps_per_epoch"]
+        self.steps, self.in_memory = settings["steps_per_epoch"], settings["in_memory"]
+        self.kept: dict[str, list[dict[str, Any]]] = {}
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
@@ -255,22 +256,33 @@ class Worker:
     def _share(self, seed: int, random: np.random.Generator) -> Iterator[Batch]:
         """This worker's share of the training clips once, in batches as of ``training_batches``."""
         # every worker must take equally many steps, so a pool of rows is cut into batches by length, not the epoch
-        pools = _shard("train").iter_batches(
-            batch_size=4 * self.batch_size,
-            batch_format="pyarrow",
-            local_shuffle_buffer_size=max(SHUFFLE_ROWS, 4 * self.batch_size),
-            local_shuffle_seed=seed,
-        )
-        batches = (training_batches(pool.to_pylist(), self.batch_size, self.config, random) for pool in pools)
+        pools = self._rows("train", 4 * self.batch_size, seed)
+        batches = (training_batches(pool, self.batch_size, self.config, random) for pool in pools)
         return _ahead(itertools.chain.from_iterable(batches))
+
+    def _rows(self, name: str, batch_size: int, seed: int | None = None) -> Iterator[list[dict[str, Any]]]:
+        """A dataset in batches, with a seed in another order."""
+        if not self.in_memory:
+            shuffled = {} if seed is None else {
+                "local_shuffle_buffer_size": max(SHUFFLE_ROWS, batch_size), "local_shuffle_seed": seed
+            }  # fmt: skip
+            for batch in _shard(name).iter_batches(batch_size=batch_size, batch_format="pyarrow", **shuffled):
+                yield batch.to_pylist()
+            return
+        if name not in self.kept:  # to run Ray Data's graph in every epoch takes as long as a small network learns
+            whole = _shard(name).iter_batches(batch_size=None, batch_format="pyarrow")
+            self.kept[name] = [row for batch in whole for row in batch.to_pylist()]
+        rows = self.kept[name]
+        order = range(len(rows)) if seed is None else np.random.default_rng(seed).permutation(len(rows))
+        for start in range(0, len(rows), batch_size):
+            yield [rows[i] for i in order[start : start + batch_size]]
 
     def _predict(self, name: str) -> list[dict[str, Any]]:
         """Predictions of whole videos, made by all workers together: video_id, label, prediction."""
         self.model.eval()
         mine: list[dict[str, Any]] = []
-        batches = _shard(name).iter_batches(batch_size=self.batch_size * self.workers, batch_format="pyarrow")
-        for batch in batches:
-            rows = batch.to_pylist()[self.rank :: self.workers]
+        for batch in self._rows(name, self.batch_size * self.workers):
+            rows = batch[self.rank :: self.workers]
             if not rows:
                 continue
             lengths = torch.tensor([row["seconds"] for row in rows])

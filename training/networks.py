@@ -105,6 +105,9 @@ class VideoResNet(nn.Module):
             BasicBlock3d(convolution, channels // 2, channels, 2), BasicBlock3d(convolution, channels, channels, 1)
         )
 
+    def last_maps(self) -> nn.Module:
+        return self.layer4[-1]
+
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         x, lengths = convolved(self.stem, x, lengths)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -172,6 +175,9 @@ class FrameConv3d(nn.Module):
         self.dense = nn.Sequential(nn.Linear(128, 256), nn.ReLU(inplace=True), nn.Dropout(0.1))
         self.fc = nn.Linear(256, outputs)
         initialise(self)
+
+    def last_maps(self) -> nn.Module:
+        return self.head[-1]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         frames = self.encoder(x.transpose(1, 2).flatten(0, 1))

@@ -27,7 +27,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from catalog import storage
 from catalog.errors import Broken, Refused
-from training.clips import Clips, broken_by, clip_of, dataset
+from training.clips import Clips, broken_by, clip_of, dataset, fit_in_memory
 from training.loop import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE, train_loop
 from training.models import ModelSpec, for_inference, load_checkpoint, to_input
 from training.settings import LoopConfig
@@ -127,7 +127,7 @@ def fit(
     name: str,
     on_report: Callable[[dict[str, float]], None],
 ) -> Fitted:
-    """Train on the examples (video_id, label, weight, side) that are not held out and predict those that are.
+    """Train on the examples (video_id, seconds, label, weight, side) that are not held out and predict those that are.
 
     ``on_report`` is given every epoch's metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
     A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch, if it is one of the same
@@ -150,6 +150,7 @@ def fit(
             "init_weights": None if init_weights is None else ray.put(init_weights),
             "reports": reports,
             "steps_per_epoch": math.ceil(math.ceil(len(training) / workers) / per_worker),
+            "in_memory": fit_in_memory(examples["seconds"], spec.input_size),
             "label_range": (float(standardised.min()), float(standardised.max())),
         },
         scaling_config=scaling,

@@ -14,6 +14,7 @@ from jobs.command import (
     resolved,
 )
 from jobs.score import ScoreConfig
+from jobs.steps.folders import check_shared
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
@@ -28,7 +29,7 @@ def main(config: ScoreConfig) -> int:
     print_config(settings)
     model = registry.load(config.model)
     plan = plan_scoring(
-        config.videos, config.products, config.output, model, config.sampling, config.product, config.method,
+        config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
         settings, config.limits, config.limit, config.retry_failed,
     )  # fmt: skip
     console.print(
@@ -42,6 +43,7 @@ def main(config: ScoreConfig) -> int:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
     with ray_cluster() as cluster:
+        check_shared(plan.output.uri, "--output")
         resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
         _print_resources(plan, resources, cluster)
         if config.dry_run:
@@ -69,7 +71,7 @@ def _score(
 
         try:
             tally = run_scoring(
-                plan, model, provenance, config.sampling, config.product, config.method, config.limits,
+                plan, model, provenance, config.sampling, config.product, config.maps, config.limits,
                 config.save_maps, resources, on_progress,
             )  # fmt: skip
         finally:

@@ -23,6 +23,7 @@ from jobs.steps.train import (
     Plan,
     adjusted,
     check,
+    check_folders,
     decoded,
     remember_run,
     tags_of,
@@ -66,6 +67,7 @@ def main(plan: Plan) -> int:
     for attempt in attempts:
         console.print(f"  {attempt.title}")
     with ray_cluster():
+        check_folders(config)
         scaling = scaled(config, nodes_of_cluster)
         cluster = ray.cluster_resources()
         if config.dry_run:

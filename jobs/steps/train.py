@@ -31,6 +31,7 @@ from jobs.command import (
     read_flags,
     resolved,
 )
+from jobs.steps.folders import check_shared
 from jobs.steps.judge import SHUFFLED, judge, print_judged, publish
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
@@ -54,6 +55,7 @@ from training.targets import (
 
 SHOWN = 5
 SMALLEST_SPREAD = 1e-6
+STORED_BY_RAY_TRAIN = ("file", "s3", "gs", "gcs", "abfs", "abfss")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SWEEP_EXAMPLE = "learning-rate: [0.001, 0.003]"
 
@@ -85,6 +87,7 @@ def main(config: TrainConfig) -> int:
         return sweep.main(plan)
     resume_id = unfinished_run(config.storage, plan.name, plan.digest)
     with ray_cluster():
+        check_folders(config)
         scaling = scaled(config, nodes_of_cluster)
         console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
@@ -383,6 +386,9 @@ def check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
     if loop.frozen_epochs and config.init_weights is None:
         raise Refused("--frozen-epochs keeps a backbone as it is; without --init-weights it knows nothing yet")
     check_sampling(config.sampling)
+    if storage.scheme_of(config.storage) not in STORED_BY_RAY_TRAIN:
+        raise Refused(f"--storage {config.storage}: Ray Train keeps checkpoints in local folders, s3://, gs:// and "
+                      "abfs://; give one of these")  # fmt: skip
     storage.check_writable(config.storage)
     storage.check_writable(cache_of(config))
     if config.init_weights is None:
@@ -393,6 +399,11 @@ def check(config: TrainConfig, spec: ModelSpec) -> bytes | None:
         raise Refused(f"--init-weights {config.init_weights} cannot be read: {storage.reason(error)}") from error
     load_pretrained(EngagementModel(spec).network, io.BytesIO(weights), config.init_weights)
     return weights
+
+
+def check_folders(config: TrainConfig) -> None:
+    check_shared(config.storage, "--storage")
+    check_shared(cache_of(config), "--clip-cache")
 
 
 def _how(settings: dict) -> dict:
