@@ -4,7 +4,7 @@ import dataclasses
 
 from catalog.sampling import SamplingConfig
 from jobs.command import run_job
-from scoring.settings import ProductConfig, VideoLimits
+from scoring.settings import MapConfig, ProductConfig, VideoLimits
 from tracking.names import CHAMPION, MODEL_NAME
 
 
@@ -18,9 +18,8 @@ class ScoreConfig:
     """table of products: product_id, image_uris; needed where videos have a product_id"""
     model: str = f"models:/{MODEL_NAME}@{CHAMPION}"
     """registered model or checkpoint file"""
-    method: str = "gradient"
-    """how the engagement map is made"""
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    maps: MapConfig = dataclasses.field(default_factory=MapConfig)
     product: ProductConfig = dataclasses.field(default_factory=ProductConfig)
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
     max_prepare_actors: int | None = None

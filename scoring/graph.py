@@ -23,10 +23,8 @@ from catalog.sampling import SamplingConfig
 from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
 from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
-from scoring.settings import ProductConfig, VideoLimits
+from scoring.settings import MapConfig, ProductConfig, VideoLimits
 
-MAX_FRAMES_A_BATCH = {"cpu": 32, "cuda": 1024}
-MAX_PADDING = 1.25
 DECODER_CALLS = 500
 """a fresh child after so many videos: decoders leak"""
 
@@ -62,7 +60,7 @@ def build_graph(
     input_size: int,
     sampling: SamplingConfig,
     product: ProductConfig,
-    method: str,
+    maps: MapConfig,
     limits: VideoLimits,
     output: OutputFolder,
     provenance: Provenance,
@@ -93,7 +91,7 @@ def build_graph(
         # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
         .map_batches(
             EngageActor,
-            fn_constructor_args=(shared_checkpoint, method, provenance, save_maps),
+            fn_constructor_args=(shared_checkpoint, maps, provenance, save_maps),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
@@ -156,32 +154,31 @@ class PrepareActor:
 class EngageActor:
     """ENGAGE on one GPU or core: E by one gradient a batch, P on E's grid, PE and the per-second values."""
 
-    def __init__(self, checkpoint: list[ray.ObjectRef], method: str, provenance: Provenance, save_maps: bool):
+    def __init__(self, checkpoint: list[ray.ObjectRef], maps: MapConfig, provenance: Provenance, save_maps: bool):
         # here, because torch takes every process that imports it two seconds, and the other stages need none
         import torch
 
-        from scoring.saliency import EngagementMapper
+        from scoring.saliency import EngagementMapper, says_out_of_memory
         from training.models import for_inference, load_checkpoint
 
         self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         if self.device == "cpu":
             torch.set_num_threads(1)
         (weights,) = ray.get(checkpoint)
-        self.mapper = EngagementMapper(for_inference(load_checkpoint(weights)), self.device, method)
+        self.mapper = EngagementMapper(for_inference(load_checkpoint(weights)), self.device, maps)
+        self.says_out_of_memory = says_out_of_memory
         self.provenance, self.save_maps = provenance, save_maps
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
         rows = prepared.to_pylist()
         scored: dict[int, ScoreRow] = {i: ScoreRow.failed(row) for i, row in enumerate(rows) if row["error_code"]}
-        healthy = sorted((i for i in range(len(rows)) if i not in scored), key=lambda i: rows[i]["seconds"])
-        for batch in batches_of_similar_length(
-            healthy, [rows[i]["seconds"] for i in healthy], MAX_FRAMES_A_BATCH[self.device]
-        ):
-            scored.update(zip(batch, self._scored([rows[i] for i in batch]), strict=True))
+        healthy = [i for i in range(len(rows)) if i not in scored]
+        if healthy:
+            scored.update(zip(healthy, self._scored([rows[i] for i in healthy]), strict=True))
         return ScoreRow.table([scored[i] for i in range(len(rows))], self.provenance, self.save_maps)
 
     def _scored(self, rows: list[dict[str, Any]]) -> list[ScoreRow]:
-        """The rows' scores; a batch that fails is tried again video by video, so that one costs only itself."""
+        """The rows' scores; what fails together is tried again video by video, so that one costs only itself."""
         started = time.process_time()
         size = self.mapper.model.spec.input_size
         clips = [np.frombuffer(row["clip"], np.uint8).reshape(-1, size, size, 3) for row in rows]
@@ -194,9 +191,7 @@ class EngageActor:
                 )  # the device is lost to this process: a fresh actor goes on, not a failed row for each video
             if len(rows) > 1:
                 return [scored for row in rows for scored in self._scored([row])]
-            # torch says out of memory in a RuntimeError's text
-            memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
-            code = ErrorCode.OUT_OF_MEMORY if memory else ErrorCode.INTERNAL
+            code = ErrorCode.OUT_OF_MEMORY if self.says_out_of_memory(error) else ErrorCode.INTERNAL
             message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return [ScoreRow.failed(failed_row(rows[0], VideoError(code, message, Stage.ENGAGE)))]
         results = []
@@ -218,18 +213,3 @@ class WriteActor:
 
     def __call__(self, scored: pa.Table) -> pa.Table:
         return self.output.write(scored)
-
-
-def batches_of_similar_length(items: list[int], seconds: list[int], max_frames: int) -> Iterator[list[int]]:
-    """Cut items, sorted by seconds, into batches of at most max_frames padded frames, little of them padding."""
-    batch: list[int] = []
-    real = 0
-    for item, length in zip(items, seconds, strict=True):
-        padded = (len(batch) + 1) * length
-        if batch and (padded > max_frames or padded > MAX_PADDING * (real + length)):
-            yield batch
-            batch, real = [], 0
-        batch.append(item)
-        real += length
-    if batch:
-        yield batch

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,11 +20,12 @@ from catalog.errors import Refused, check_positive
 from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
+from scoring.attribution import METHODS
 from scoring.graph import Resources, build_graph
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
-from scoring.saliency import METHODS
-from scoring.settings import ProductConfig, VideoLimits
+from scoring.saliency import check_model
+from scoring.settings import MapConfig, ProductConfig, VideoLimits
 from tracking.registry import StoredModel
 from tracking.runs import git_commit
 from training.models import load_checkpoint
@@ -31,6 +33,7 @@ from training.models import load_checkpoint
 log = logging.getLogger(__name__)
 
 SCORES_VERSION = 1
+MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
 
 
@@ -69,17 +72,20 @@ def plan_scoring(
     model: StoredModel,
     sampling: SamplingConfig,
     product: ProductConfig,
-    method: str,
+    maps: MapConfig,
     resolved_config: dict[str, Any],
     limits: VideoLimits,
     limit: int | None,
     retry_failed: bool,
 ) -> Plan:
     """Check all that can be checked and find out what is left to do; writes nothing. Raises Refused."""
-    if method not in METHODS:
-        raise Refused(f"--method {method}: there is no such method; choose one of {', '.join(METHODS)}")
-    _check_settings(sampling, product, limits, limit)
-    spec = load_checkpoint(model.checkpoint).spec
+    _check_settings(sampling, product, maps, limits, limit)
+    network = load_checkpoint(model.checkpoint)
+    try:
+        check_model(network.eval())
+    except ValueError as error:
+        raise Refused(f"--model {model.uri}: {error}") from error
+    spec = network.spec
     if spec.sample_fps != sampling.sample_fps:
         log.warning(
             "warning: the model was trained on %g frames a second and is shown %g; --sample-fps %g would match it",
@@ -100,7 +106,7 @@ def plan_scoring(
         images = _images_of(products)
     depends = {
         "model": model.digest[:16],
-        "method": method,
+        **{f"maps_{field}": value for field, value in dataclasses.asdict(maps).items()},
         **dataclasses.asdict(sampling),
         **{f"product_{field}": value for field, value in dataclasses.asdict(product).items()},
         "scores_version": SCORES_VERSION,
@@ -189,7 +195,7 @@ def run_scoring(
     provenance: Provenance,
     sampling: SamplingConfig,
     product: ProductConfig,
-    method: str,
+    maps: MapConfig,
     limits: VideoLimits,
     save_maps: bool,
     resources: Resources,
@@ -206,7 +212,7 @@ def run_scoring(
             plan.input_size,
             sampling,
             product,
-            method,
+            maps,
             limits,
             plan.output,
             provenance,
@@ -261,9 +267,23 @@ def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
         yield batch.to_pylist()
 
 
-def _check_settings(sampling: SamplingConfig, product: ProductConfig, limits: VideoLimits, limit: int | None) -> None:
+def _check_settings(
+    sampling: SamplingConfig, product: ProductConfig, maps: MapConfig, limits: VideoLimits, limit: int | None
+) -> None:
+    if maps.method not in METHODS:
+        raise Refused(f"--method {maps.method}: there is no such method; choose one of {', '.join(METHODS)}")
+    for flag, blur in (("--smooth-pixels", maps.smooth_pixels), ("--smooth-seconds", maps.smooth_seconds)):
+        if not 0 <= blur < math.inf:
+            raise Refused(f"{flag} is {blur}, expected a number of at least 0")
+    if maps.map_samples < 1:
+        raise Refused(f"--map-samples is {maps.map_samples}, expected at least 1")
+    if not 0 <= maps.map_seed < 2**32:
+        raise Refused(f"--map-seed is {maps.map_seed}, expected at least 0 and below 2^32")
+    if maps.window_frames < MIN_WINDOW:
+        raise Refused(f"--window-frames is {maps.window_frames}, expected at least {MIN_WINDOW}")
     check_positive(
         {
+            "--map-noise": maps.map_noise,
             "--working-short-side": product.working_short_side,
             "--video-timeout": limits.video_timeout,
             "--video-memory-mb": limits.video_memory_mb,

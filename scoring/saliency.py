@@ -3,115 +3,265 @@
 Kernel code: imports neither Ray nor MLflow.
 """
 
+import collections
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from training.models import EngagementModel, has_bf16_units, to_input
+from scoring.attribution import METHODS, Maps, gaussian_blurred
+from scoring.settings import MapConfig
+from training.models import EngagementModel, has_bf16_units
 from training.winograd import with_winograd
 
 log = logging.getLogger(__name__)
 
 BF16_MIN_CORRELATION = 0.999
 """Autocast is used only where its map correlates this well with fp32's on the device at hand."""
+CPU_FRAMES_A_BATCH = 32
+"""Larger batches leave a CPU's caches and cost more a frame."""
+GPU_FRAMES_A_BATCH = 1024
+MEMORY_SHARE = 0.8
+PROBE_FRAMES = 16
+MAX_PADDING = 1.25
+OVERLAP = 0.25
 
 
-def engagement_map(model: EngagementModel, clip: np.ndarray, method: str = "gradient") -> np.ndarray:
+def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapConfig = "gradient") -> np.ndarray:
     """E of one clip.
 
-    clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled. A model in
-    training mode is used as at inference and left as it was.
-    Raises ValueError for a method that does not exist (naming those that do) and for a misshapen clip.
+    clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled; a frame of one colour
+    gets 0. method: a name of ``scoring.attribution.METHODS``, or all settings. A model in training mode is used as at
+    inference and left as it was.
+    Raises ValueError for a method that does not exist (naming those that do), for a misshapen clip, and for a model
+    that cannot be explained (``check_model``).
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown engagement map method {method!r}; choose one of {', '.join(METHODS)}")
-    if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8:
-        raise ValueError(f"clip is {clip.dtype} {clip.shape}, expected uint8 (S, H, W, 3)")
-    batch = torch.from_numpy(np.array(clip[None])).to(model.mean.device)
+    config = method if isinstance(method, MapConfig) else MapConfig(method=method)
     training = model.training
-    model.eval()
     try:
-        maps, _ = METHODS[method](model, batch, None, contextlib.nullcontext())
+        ((E, _),) = EngagementMapper(model, str(model.mean.device), config, exact=True)([clip])
     finally:
         model.train(training)
-    return maps[0].cpu().numpy()
+    return E
 
 
-def gradient_maps(
-    model: EngagementModel,
-    clips: Tensor,
-    lengths: Tensor | None,
-    autocast: contextlib.AbstractContextManager,
-) -> tuple[Tensor, Tensor]:
-    """Vanilla gradient (Simonyan et al. 2014; the published choice of Yang, Zhang & Zhang 2025).
-
-    E = max over RGB of |d prediction / d pixel|, the whole video jointly, one backward pass a batch: the
-    predictions of different clips do not depend on one another, so their sum's gradient is each one's own.
-
-    clips: uint8 (B, S, H, W, 3), the frames after ``lengths`` (B,) are padding -> maps float32 (B, S, H, W),
-    predictions float32 (B,). The pixel unit is the full range (0..1), the prediction's is one standard
-    deviation of log1p(target).
-    """
-    pixels = to_input(clips).requires_grad_(True)
-    with torch.enable_grad(), autocast:
-        predictions = model(pixels, lengths)
-        (gradient,) = torch.autograd.grad(predictions.float().sum(), pixels)
-    return gradient.float().abs().amax(dim=1), predictions.detach().float()
+def check_model(model: EngagementModel) -> None:
+    """ValueError where weights are no numbers, or where the prediction is the same whatever the model is shown."""
+    broken = [name for name, values in model.state_dict().items() if not torch.isfinite(values).all()]
+    if broken:
+        raise ValueError(f"the model's weights are no numbers in {', '.join(broken[:3])}; train it again")
+    clips = _noise(model, 2, 2)
+    maps, predictions = METHODS["gradient"](model, clips, None, contextlib.nullcontext(), MapConfig())
+    if not maps.any() and predictions[0] == predictions[1]:
+        raise ValueError("the model predicts the same whatever it is shown, so there is nothing to explain")
 
 
-METHODS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"gradient": gradient_maps}
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Frames start to stop of clip ``clip``."""
+
+    clip: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
 class EngagementMapper:
     """Maps and predictions of many clips on one device, at the precision that is safe there.
 
     ``model`` should come through ``training.models.for_inference``; it is taken over: put into eval mode and, on
-    CPUs that stay with fp32, given cheaper convolutions. Weights must not change afterwards.
+    CPUs that stay with fp32, given cheaper convolutions. Weights must not change afterwards. ``exact``: the model as it
+    is, in its own precision.
+    Raises ValueError for a method that does not exist and for a model that cannot be explained (``check_model``).
     """
 
-    def __init__(self, model: EngagementModel, device: str = "cpu", method: str = "gradient"):
-        if method not in METHODS:
-            raise ValueError(f"unknown engagement map method {method!r}; choose one of {', '.join(METHODS)}")
+    def __init__(
+        self, model: EngagementModel, device: str = "cpu", config: MapConfig | None = None, exact: bool = False
+    ):
+        self.config = config or MapConfig()
+        if self.config.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise ValueError(f"unknown engagement map method {self.config.method!r}; choose one of {known}")
         self.model = model.to(device).eval()
         self.device = torch.device(device)
-        self.method = METHODS[method]
-        self.bf16 = has_bf16_units(self.device) and self._bf16_agrees()
-        if self.device.type == "cpu" and not self.bf16:
+        check_model(self.model)
+        self.bf16 = not exact and has_bf16_units(self.device) and self._bf16_agrees()
+        if self.device.type == "cpu" and not self.bf16 and not exact:
             self.model = with_winograd(self.model)
+        self.max_frames = self._frames_that_fit() if self.device.type == "cuda" else CPU_FRAMES_A_BATCH
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[tuple[np.ndarray, float]]:
-        """uint8 (S_i, H, W, 3) each -> per clip E float32 (S_i, H, W), >= 0, unscaled, and log1p(target).
+        """uint8 (S_i, H, W, 3) each, of any lengths -> E float32 (S_i, H, W), >= 0, unscaled, and log1p(target).
 
-        Clips of different lengths share a batch: what a clip is padded with cannot change its result.
+        What a clip shares a batch with cannot change its result. Raises ValueError for a misshapen clip; what torch
+        raises where not even one window fits into memory.
         """
-        lengths = torch.tensor([len(clip) for clip in clips])
-        longest = int(lengths.max())
-        batch = np.zeros((len(clips), longest, *clips[0].shape[1:]), np.uint8)
-        for padded, clip in zip(batch, clips, strict=True):
+        size = self.model.spec.input_size
+        for clip in clips:
+            if clip.ndim != 4 or clip.shape[1:] != (size, size, 3) or clip.dtype != np.uint8 or not len(clip):
+                raise ValueError(f"clip is {clip.dtype} {clip.shape}, expected uint8 (S, {size}, {size}, 3), S > 0")
+        windows = [part for i, clip in enumerate(clips) for part in windows_of(i, len(clip), self.config.window_frames)]
+        blended = [Blended(clip.shape[:3]) for clip in clips]
+        for window, E, prediction in self._mapped(windows, clips):
+            blended[window.clip].add(window, E, prediction)
+        return [(b.E, self.model.to_log_engagement(b.prediction)) for b in blended]
+
+    def _mapped(self, windows: list[Window], clips: Sequence[np.ndarray]) -> Iterator[tuple[Window, np.ndarray, float]]:
+        """Each window's E and prediction; while one batch's are read, the device works on the next."""
+        left = collections.deque(batches_of_similar_length(windows, self.max_frames))
+        running: collections.deque[tuple[list[Window], Maps, torch.cuda.Event | None]] = collections.deque()
+        while left or running:
+            if left:
+                batch = left.popleft()
+                try:
+                    running.append((batch, *self._started([clips[w.clip][w.start : w.stop] for w in batch])))
+                except RuntimeError as error:
+                    if not says_out_of_memory(error) or len(batch) == 1:
+                        raise
+                    self.max_frames = max(1, len(batch) // 2) * len(batch[-1])
+                    log.warning("out of memory at %d frames a batch: going on with %d", len(batch) * len(batch[-1]),
+                                self.max_frames)  # fmt: skip
+                    left.appendleft(batch)
+                    left = collections.deque(batches_of_similar_length([w for b in left for w in b], self.max_frames))
+                    continue
+            if len(running) > 1 or not left:
+                batch, (maps, predictions), done = running.popleft()
+                if done is not None:
+                    done.synchronize()
+                for window, E, prediction in zip(batch, maps.numpy(), predictions.tolist(), strict=True):
+                    yield window, E[: len(window)], prediction
+
+    def _started(self, clips: list[np.ndarray]) -> tuple[Maps, torch.cuda.Event | None]:
+        """Maps and predictions in the host's memory, there once the event has come."""
+        on_gpu = self.device.type == "cuda"
+        longest = max(map(len, clips))
+        batch = torch.zeros((len(clips), longest, *clips[0].shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
+        for padded, clip in zip(batch.numpy(), clips, strict=True):
             padded[: len(clip)] = clip
-        uneven = lengths.to(self.device) if int(lengths.min()) < longest else None
-        pixels = torch.from_numpy(batch).to(self.device)
-        maps, predictions = self.method(self.model, pixels, uneven, self._autocast(self.bf16))
-        engagement = self.model.to_log_engagement(predictions).tolist()
-        return [
-            (E[: len(clip)].copy(), value) for E, clip, value in zip(maps.cpu().numpy(), clips, engagement, strict=True)
-        ]
+        lengths = None
+        if any(len(clip) < longest for clip in clips):
+            lengths = torch.tensor([len(clip) for clip in clips], device=self.device)
+        pixels = batch.to(self.device, non_blocking=True)
+        maps, predictions = METHODS[self.config.method](
+            self.model, pixels, lengths, self._autocast(self.bf16), self.config
+        )
+        maps = finished(maps, pixels, lengths, self.config)
+        if not on_gpu:
+            return (maps, predictions), None
+        here = (torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
+                for t in (maps, predictions))  # fmt: skip
+        maps, predictions = here
+        done = torch.cuda.Event()
+        done.record()
+        return (maps, predictions), done
 
     def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _bf16_agrees(self) -> bool:
-        size = self.model.spec.input_size
-        noise = torch.Generator().manual_seed(0)
-        clip = torch.randint(0, 256, (2, 8, size, size, 3), dtype=torch.uint8, generator=noise).to(self.device)
-        exact, _ = self.method(self.model, clip, None, self._autocast(False))
-        fast, _ = self.method(self.model, clip, None, self._autocast(True))
+        clips, gradient = _noise(self.model, 2, 8), METHODS["gradient"]
+        exact, _ = gradient(self.model, clips, None, self._autocast(False), self.config)
+        fast, _ = gradient(self.model, clips, None, self._autocast(True), self.config)
         correlation = torch.corrcoef(torch.stack([exact.flatten(), fast.flatten()]))[0, 1].item()
         if not correlation >= BF16_MIN_CORRELATION:
             log.warning("bf16 maps correlate %.4f with fp32 on %s: staying with fp32", correlation, self.device)
             return False
         return True
+
+    def _frames_that_fit(self) -> int:
+        """Frames a batch that take ``MEMORY_SHARE`` of what the GPU has left, by what one clip takes."""
+        clip = np.zeros((PROBE_FRAMES, *[self.model.spec.input_size] * 2, 3), np.uint8)
+        self._started([clip])
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._started([clip])
+        torch.cuda.synchronize(self.device)
+        a_frame = (torch.cuda.max_memory_allocated(self.device) - before) / PROBE_FRAMES
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return int(min(GPU_FRAMES_A_BATCH, max(PROBE_FRAMES, MEMORY_SHARE * free / a_frame)))
+
+
+class Blended:
+    """A clip's map and prediction out of its windows'; in an overlap one fades into the next."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
+        self.weights = np.zeros(shape[0], np.float32)
+        self.total: np.ndarray | None = None
+        self.parts: list[tuple[slice, np.ndarray, float]] = []
+
+    def add(self, window: Window, E: np.ndarray, prediction: float) -> None:
+        if self.total is None:
+            self.total = np.zeros(self.shape, np.float32)
+        weights = np.ones(len(window), np.float32)
+        if len(window) < self.shape[0]:
+            frames = np.arange(len(window))
+            weights *= np.minimum(np.minimum(frames, frames[::-1]) + 1, max(1, int(OVERLAP * len(window))))
+        part = slice(window.start, window.stop)
+        self.total[part] += weights[:, None, None] * E
+        self.weights[part] += weights
+        self.parts.append((part, weights, prediction))
+
+    @property
+    def E(self) -> np.ndarray:
+        assert self.total is not None
+        return self.total / self.weights[:, None, None]
+
+    @property
+    def prediction(self) -> float:
+        """The windows', weighted by their share of the clip."""
+        shares = [float((weights / self.weights[part]).sum()) for part, weights, _ in self.parts]
+        return float(np.average([prediction for *_, prediction in self.parts], weights=shares))
+
+
+def finished(maps: Tensor, clips: Tensor, lengths: Tensor | None, config: MapConfig) -> Tensor:
+    """Maps (B, S, H, W) of clips uint8 (B, S, H, W, 3), blurred as asked for, and 0 where a frame shows nothing."""
+    for axis in (2, 3):
+        maps = gaussian_blurred(maps, axis, config.smooth_pixels)
+    maps = gaussian_blurred(maps, 1, config.smooth_seconds, lengths)
+    blank = (clips.amax(dim=(2, 3)) == clips.amin(dim=(2, 3))).all(dim=-1)
+    return maps.masked_fill(blank[:, :, None, None], 0)
+
+
+def windows_of(clip: int, frames: int, at_most: int) -> list[Window]:
+    """Windows of equal length that cover a clip; neighbours overlap by ``OVERLAP`` or a little more."""
+    if frames <= at_most:
+        return [Window(clip, 0, frames)]
+    step = at_most - int(OVERLAP * at_most)
+    count = 1 + -(-(frames - at_most) // step)
+    starts = np.linspace(0, frames - at_most, count).round().astype(int).tolist()
+    return [Window(clip, start, start + at_most) for start in starts]
+
+
+def batches_of_similar_length(windows: Sequence[Window], max_frames: int) -> Iterator[list[Window]]:
+    """Cut into batches of at most max_frames padded frames, little of them padding."""
+    batch: list[Window] = []
+    real = 0
+    for window in sorted(windows, key=len):
+        padded = (len(batch) + 1) * len(window)
+        if batch and (padded > max_frames or padded > MAX_PADDING * (real + len(window))):
+            yield batch
+            batch, real = [], 0
+        batch.append(window)
+        real += len(window)
+    if batch:
+        yield batch
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """torch says so of a CPU in a RuntimeError's text."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "memory" in str(error).lower()
+
+
+def _noise(model: EngagementModel, clips: int, frames: int) -> Tensor:
+    size, seeded = model.spec.input_size, torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (clips, frames, size, size, 3), dtype=torch.uint8, generator=seeded)
+    return noise.to(model.mean.device)

@@ -4,6 +4,27 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class MapConfig:
+    """How the engagement map E is made."""
+
+    method: str = "gradient"
+    """gradient (as published), smoothgrad, grad_x_input, integrated_gradients, grad_cam, or spectral_residual, which
+    asks no model"""
+    smooth_pixels: float = 0.0
+    """standard deviation of the Gaussian that E is blurred with in each second, pixels of the model's input"""
+    smooth_seconds: float = 0.0
+    """standard deviation of the Gaussian that E is blurred with over time, sampled frames"""
+    map_samples: int = 16
+    """noisy copies of smoothgrad, steps of integrated_gradients"""
+    map_noise: float = 0.15
+    """standard deviation of smoothgrad's noise, as a share of the pixels' range"""
+    map_seed: int = 0
+    """of smoothgrad's noise"""
+    window_frames: int = 64
+    """videos of more sampled frames are mapped by windows of so many that overlap by a quarter"""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProductConfig:
     """How a product is looked for."""
 

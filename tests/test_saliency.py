@@ -1,14 +1,19 @@
 """E is the prediction's gradient: against finite differences, Captum and answers worked out by hand."""
 
+import itertools
 from types import SimpleNamespace
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from captum.attr import Saliency
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
 from torch import Tensor, nn
 
-from scoring.saliency import METHODS, EngagementMapper, engagement_map
+from scoring.attribution import METHODS, class_activations, enlarged, gaussian_blurred, seeded_noise
+from scoring.saliency import EngagementMapper, engagement_map, windows_of
+from scoring.settings import MapConfig
 from training.models import EngagementModel, ModelSpec, for_inference, has_bf16_units, to_input
 
 SIZE = 16
@@ -42,7 +47,7 @@ class Weighted(nn.Module):
         self.spec = SimpleNamespace(input_size=weights.shape[-1])
 
     def forward(self, clips: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return (clips * self.weights).sum(dim=(1, 2, 3, 4))
+        return (clips * self.weights[:, : clips.shape[2]]).sum(dim=(1, 2, 3, 4))
 
     def to_log_engagement(self, standardised: Tensor) -> Tensor:
         return standardised
@@ -59,12 +64,12 @@ def test_linear_model_shows_its_largest_weight_of_each_pixel():
 
 
 def test_map_equals_finite_differences():
-    model, clip = small_model().double().eval(), noise(3)[:, :8, :8]
+    model, clip = small_model().double().eval(), noise(3)
     engagement = engagement_map(model, clip)
     pixels = to_input(torch.from_numpy(clip[None])).double()
     step = 1e-5
     rng = np.random.default_rng(1)
-    for second, y, x in rng.integers(0, (3, 8, 8), (4, 3)):
+    for second, y, x in rng.integers(0, (3, SIZE, SIZE), (4, 3)):
         slopes = []
         for channel in range(3):
             moved = torch.zeros_like(pixels)
@@ -85,19 +90,26 @@ def test_map_equals_captums_saliency():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seconds", [1, 2, 9])
 def test_map_has_a_value_of_at_least_zero_for_every_pixel_and_second(method: str, seconds: int):
-    engagement = engagement_map(small_model(), noise(seconds), method=method)
+    engagement = engagement_map(small_model(), noise(seconds), method)
     assert engagement.shape == (seconds, SIZE, SIZE)
     assert engagement.dtype == np.float32
     assert (engagement >= 0).all()
-    assert engagement.std(axis=(1, 2)).min() > 0
+    if method != "grad_cam":  # which has one value a second on so small a clip
+        assert engagement.std(axis=(1, 2)).min() > 0
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("level", [0, 255])
-def test_map_of_a_constant_clip_is_finite(level: int):
-    clip = np.full((4, SIZE, SIZE, 3), level, np.uint8)
-    assert np.isfinite(engagement_map(small_model(), clip)).all()
-    ((engagement, predicted),) = EngagementMapper(for_inference(small_model()))([clip])
-    assert np.isfinite(engagement).all()
+def test_a_frame_of_one_colour_gets_nothing(level: int, method: str):
+    clip = noise(4)
+    clip[1:3] = level
+    engagement = engagement_map(small_model(), clip, MapConfig(method, smooth_seconds=1.0, smooth_pixels=1.0))
+    assert not engagement[1:3].any()
+    assert engagement[[0, 3]].any()
+    ((engagement, predicted),) = EngagementMapper(for_inference(small_model()), config=MapConfig(method))(
+        [np.full_like(clip, level)]
+    )
+    assert not engagement.any()
     assert np.isfinite(predicted)
 
 
@@ -112,8 +124,8 @@ def test_read_only_and_strided_clips_are_taken():
 
 def test_unknown_method_names_those_that_exist():
     for ask in (
-        lambda: engagement_map(small_model(), noise(1), method="gradcam++"),
-        lambda: EngagementMapper(for_inference(small_model()), method="gradcam++"),
+        lambda: engagement_map(small_model(), noise(1), "gradcam++"),
+        lambda: EngagementMapper(for_inference(small_model()), config=MapConfig("gradcam++")),
     ):
         with pytest.raises(ValueError, match=r"gradcam\+\+") as refused:
             ask()
@@ -122,8 +134,15 @@ def test_unknown_method_names_those_that_exist():
 
 @pytest.mark.parametrize(
     "clip",
-    [noise(2)[0], noise(2).astype(np.float32), noise(2).transpose(0, 3, 1, 2), noise(2)[..., :1]],
-    ids=["one frame", "floats", "channels first", "grey"],
+    [
+        noise(2)[0],
+        noise(2).astype(np.float32),
+        noise(2).transpose(0, 3, 1, 2),
+        noise(2)[..., :1],
+        noise(2)[:, :8, :8],
+        noise(2)[:0],
+    ],
+    ids=["one frame", "floats", "channels first", "grey", "another size", "no frame"],
 )
 def test_misshapen_clip_is_refused(clip: np.ndarray):
     with pytest.raises(ValueError, match="expected uint8"):
@@ -173,7 +192,7 @@ class WrongInBf16(Weighted):
     def forward(self, clips: Tensor, lengths: Tensor | None = None) -> Tensor:
         bf16 = torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.bfloat16
         weights = self.weights.flip(-1) if bf16 else self.weights
-        return (clips * weights).sum(dim=(1, 2, 3, 4))
+        return (clips * weights[:, : clips.shape[2]]).sum(dim=(1, 2, 3, 4))
 
 
 def test_bf16_is_used_only_where_its_maps_agree_with_fp32():
@@ -183,3 +202,181 @@ def test_bf16_is_used_only_where_its_maps_agree_with_fp32():
     ((engagement, _),) = mapper([noise(8)])
     np.testing.assert_array_equal(engagement, weights[0].numpy())
     assert EngagementMapper(Weighted(weights)).bf16 is has_bf16_units(torch.device("cpu"))  # pyright: ignore
+
+
+def test_smoothgrad_is_captums_saliency_of_noisy_copies_averaged():
+    model, clip = small_model().eval(), noise(3)
+    pixels = to_input(torch.from_numpy(clip[None]))
+    total = torch.zeros_like(pixels)
+    for copy in seeded_noise(pixels, 5, seed=3):
+        total += Saliency(model).attribute((pixels + 0.2 * copy).requires_grad_(True), abs=False)
+    expected = (total / 5).abs().amax(dim=1)[0].numpy()
+    found = engagement_map(model, clip, MapConfig("smoothgrad", map_samples=5, map_noise=0.2, map_seed=3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
+    other = engagement_map(model, clip, MapConfig("smoothgrad", map_samples=5, map_noise=0.2, map_seed=30))
+    assert 0.5 < alike(found, other) < 0.9999
+
+
+def test_grad_x_input_equals_captums():
+    model, clip = small_model().eval(), noise(3)
+    pixels = to_input(torch.from_numpy(clip[None])).requires_grad_(True)
+    expected = InputXGradient(model).attribute(pixels).abs().amax(dim=1)[0].detach().numpy()
+    found = engagement_map(model, clip, "grad_x_input")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+def test_integrated_gradients_equal_captums():
+    model, clip = small_model().eval(), noise(3)
+    pixels = to_input(torch.from_numpy(clip[None]))
+    signed = IntegratedGradients(model).attribute(pixels, n_steps=12, method="gausslegendre")
+    expected = signed.abs().amax(dim=1)[0].detach().numpy()
+    found = engagement_map(model, clip, MapConfig("integrated_gradients", map_samples=12))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+def test_grad_cam_equals_captums_on_the_last_maps():
+    torch.manual_seed(0)
+    model = EngagementModel(ModelSpec(architecture="frame_conv3d", input_size=64)).eval()
+    clip = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    pixels = to_input(torch.from_numpy(clip[None]))
+    expected = LayerGradCam(model, model.network.head[-1]).attribute(pixels, relu_attributions=True)
+    found, _, frames = class_activations(model, pixels, None, torch.autocast("cpu", enabled=False))
+    assert frames == [3]
+    assert found.any()
+    np.testing.assert_allclose(found[0], expected[0, 0].detach(), rtol=1e-5, atol=1e-5 * float(found.max()))
+
+
+def test_grad_cam_of_a_video_resnet_is_the_slope_weighted_sum_of_its_last_maps():
+    model, clip = small_model().eval(), noise(9)
+    pixels, kept = to_input(torch.from_numpy(clip[None])), {}
+
+    def keep(module: nn.Module, given: Any, output: Any) -> None:
+        kept["maps"] = output[0]
+        output[0].retain_grad()
+
+    handle = model.network.layer4[-1].register_forward_hook(keep)
+    model(pixels).sum().backward()
+    handle.remove()
+    maps = kept["maps"]
+    expected = (maps * maps.grad.mean(dim=(2, 3, 4), keepdim=True)).sum(dim=1).relu()
+    found, _, frames = class_activations(model, pixels, None, torch.autocast("cpu", enabled=False))
+    assert frames == [2]
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-5, atol=1e-5 * float(expected.detach().max()))
+
+
+def test_maps_are_enlarged_to_where_their_cells_look():
+    cam = torch.zeros(2, 7, 7)
+    cam[1, 2, 5] = 1
+    large = enlarged(cam, (12, 112, 112))
+    assert large.shape == (12, 112, 112)
+    peak = np.unravel_index(int(large.argmax()), large.shape)
+    assert peak[1:] == (32, 80)  # stride 16
+    assert peak[0] >= 8  # stride 8: the second cell is centred on frame 8, what follows has no other
+    assert float(large[4, 32, 80]) == pytest.approx(0.5)
+    assert float(enlarged(cam[:1], (3, 112, 112)).abs().max()) == 0
+
+
+def test_spectral_residual_finds_a_small_thing_on_a_calm_background_whatever_the_model():
+    rng = np.random.default_rng(0)
+    calm = cv2.GaussianBlur(rng.normal(128, 300, (128, 128, 3)), (0, 0), 8).clip(0, 255).astype(np.uint8)
+    clip = np.repeat(calm[None], 2, axis=0)
+    clip[:, 80:96, 32:48] = (30, 200, 90)
+    torch.manual_seed(0)
+    models = [EngagementModel(ModelSpec(architecture="r3d_18_w16", input_size=128)) for _ in range(2)]
+    maps = [engagement_map(model, clip, "spectral_residual") for model in models]
+    np.testing.assert_array_equal(*maps)
+    for second in maps[0]:
+        y, x = np.unravel_index(second.argmax(), second.shape)
+        assert 72 <= y < 104
+        assert 24 <= x < 56
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_clip_shares_a_batch_with_does_not_matter(method: str):
+    config = MapConfig(method, map_samples=3, smooth_pixels=0.7, smooth_seconds=0.8)
+    clips = [noise(seconds, seed) for seed, seconds in enumerate((5, 9, 8, 9, 1))]
+    mapper = EngagementMapper(for_inference(small_model()), config=config)
+    mapper.max_frames = 45
+    together = mapper(clips)
+    for clip, (E, prediction) in zip(clips, together, strict=True):
+        ((own, predicted),) = mapper([clip])
+        np.testing.assert_allclose(E, own, rtol=1e-3, atol=2e-5 * own.max())
+        assert prediction == pytest.approx(predicted, abs=1e-4)
+
+
+@pytest.mark.parametrize(("frames", "at_most"), [(1, 8), (8, 8), (9, 8), (64, 8), (3600, 64)])
+def test_windows_cover_a_clip_and_overlap(frames: int, at_most: int):
+    windows = windows_of(3, frames, at_most)
+    assert windows[0].start == 0
+    assert windows[-1].stop == frames
+    assert {len(window) for window in windows} == {min(frames, at_most)}
+    assert {window.clip for window in windows} == {3}
+    for before, after in itertools.pairwise(windows):
+        assert at_most // 4 <= before.stop - after.start < at_most
+
+
+class Attentive(nn.Module):
+    """prediction = the mean over frames of each one's own function, so that windows can show the whole's map."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+        self.spec = SimpleNamespace(input_size=SIZE)
+
+    def forward(self, clips: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return clips.square().mean(dim=(1, 2, 3, 4))
+
+    def to_log_engagement(self, standardised: float) -> float:
+        return standardised
+
+
+def test_windows_of_a_long_video_blend_without_seams():
+    clip = noise(150)
+    whole, mean = EngagementMapper(Attentive(), exact=True, config=MapConfig(window_frames=150))([clip])[0]  # pyright: ignore
+    windowed, predicted = EngagementMapper(Attentive(), exact=True, config=MapConfig(window_frames=32))([clip])[0]  # pyright: ignore
+    np.testing.assert_allclose(windowed, whole * 150 / 32, rtol=1e-4)
+    assert predicted == pytest.approx(mean, rel=0.01)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch, caplog):
+    def small_memory(model, clips, *rest):
+        if clips.shape[0] * clips.shape[1] > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradient(model, clips, *rest)
+
+    gradient, clips = METHODS["gradient"], [noise(4, seed) for seed in range(7)]
+    mapper = EngagementMapper(for_inference(small_model()))
+    expected = mapper(clips)
+    monkeypatch.setitem(METHODS, "gradient", small_memory)
+    for (E, _), (own, _) in zip(mapper(clips), expected, strict=True):
+        np.testing.assert_allclose(E, own, rtol=1e-3, atol=2e-5 * own.max())
+    assert mapper.max_frames <= 12
+    assert "out of memory at 28 frames a batch" in caplog.text
+    with pytest.raises(torch.OutOfMemoryError):
+        mapper([noise(11)])
+
+
+def test_blur_keeps_what_is_even_and_looks_at_no_padding():
+    even = torch.ones(2, 5, 6, 6)
+    lengths = torch.tensor([5, 3])
+    even[1, 3:] = 100  # padding
+    blurred = gaussian_blurred(even, 1, 2.0, lengths)
+    assert torch.allclose(blurred[0], torch.ones(5, 6, 6))
+    assert torch.allclose(blurred[1, :3], torch.ones(3, 6, 6))
+    point = torch.zeros(1, 1, 9, 9)
+    point[0, 0, 4, 4] = 1
+    spread = gaussian_blurred(gaussian_blurred(point, 2, 1.0), 3, 1.0)
+    assert float(spread[0, 0, 4, 5] / spread[0, 0, 4, 4]) == pytest.approx(np.exp(-0.5), rel=1e-3)
+    assert float(spread.sum()) == pytest.approx(1, abs=0.01)
+
+
+def test_models_that_cannot_be_explained_are_refused():
+    broken = small_model()
+    with torch.no_grad():
+        broken.network.fc.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"no numbers in network\.fc\.weight"):
+        engagement_map(broken, noise(2))
+    constant = small_model()
+    torch.nn.init.zeros_(constant.network.fc.weight)
+    with pytest.raises(ValueError, match="the same whatever it is shown"):
+        EngagementMapper(for_inference(constant))
