@@ -5,8 +5,9 @@
 
 skill     held-out SRCC beside its ceiling, the baselines and a network trained on shuffled labels
 reach     creators' reach made strong, and creators told apart by a banner: what residualising and an honest split do
-speed     jobs.train's epochs beside a bare PyTorch loop on the same clips; cached beside decoding; bf16 beside fp32;
-          a step with weights kept channels-last beside one with weights as PyTorch makes them
+speed     jobs.train beside a bare PyTorch loop on the same clips; cached beside decoding; a step with weights kept
+          channels-last beside one with weights as PyTorch makes them
+bf16      bf16 beside fp32 (slow where the CPU has no units for it)
 workers   one and two workers with the same global batch
 """
 
@@ -44,7 +45,7 @@ PROJECT = Path(__file__).parents[1]
 TIMEOUT_S = 7200.0
 ARCHITECTURE = "r3d_18_w16"
 STRONG_REACH = 1.2
-PARTS = ("skill", "reach", "speed", "workers")
+PARTS = ("skill", "reach", "speed", "bf16", "workers")
 console = Console(width=150)
 
 
@@ -71,10 +72,10 @@ class Bench:
         (run,) = self.client.search_runs(self._experiments(), order_by=["attributes.start_time DESC"], max_results=1)
         return run, wall
 
-    def epoch_seconds(self, run: Run) -> float:
-        """Median seconds from one epoch's report to the next, its validation included."""
-        history = self.client.get_metric_history(run.info.run_id, "train/loss")
-        return float(np.median(np.diff(sorted(point.timestamp for point in history)))) / 1000
+    def videos_a_second(self, run: Run) -> float:
+        """Of training, the median of its epochs after the first, which warms up."""
+        history = self.client.get_metric_history(run.info.run_id, "train/videos_per_second")
+        return float(np.median([point.value for point in sorted(history, key=lambda point: point.step)][1:]))
 
     def _experiments(self) -> list[str]:
         return [experiment.experiment_id for experiment in self.client.search_experiments()]
@@ -149,37 +150,36 @@ def reach(bench: Bench, world: WorldPaths, epochs: int) -> None:
 
 
 def speed(bench: Bench, world: WorldPaths, epochs: int) -> None:
-    run, first = bench.train(world.videos, "--epochs", str(epochs), "--no-shuffled-control", cache="speed")
-    job = bench.epoch_seconds(run)
-    again, second = bench.train(
-        world.videos, "--epochs", str(epochs), "--no-shuffled-control", "--seed", "0", "--name", "again", cache="speed"
-    )
-    job = (job + bench.epoch_seconds(again)) / 2
-    bare = bare_epoch(bench, world, again, epochs)
-    videos = int(run.data.metrics["videos/training"])
-    decoding = first - second
-    table = Table(title=f"speed: an epoch of {videos} videos, fp32. {cpu_model()}")
-    for column in ("", "seconds an epoch", "videos a second"):
-        table.add_column(column)
-    for name, seconds in (("jobs.train, median of its reports", job), ("bare PyTorch loop", bare)):
-        table.add_row(name, f"{seconds:.1f}", f"{videos / seconds:.2f}")
-    table.add_row("jobs.train, start and registration shared out", f"{second / epochs:.1f}",
-                  f"{videos * epochs / second:.2f}")  # fmt: skip
-    console.print(table)
-    console.print(f"videos a second of the job's epochs over the bare loop's: {bare / job:.2f}; of the whole job's, "
-                  f"with its start: {bare * epochs / second:.2f}")  # fmt: skip
-    console.print(f"a first run takes {decoding:.0f} s more than one that finds the clips; an epoch that decodes would "
-                  f"take {(job + decoding) / job:.1f} times one that does not")  # fmt: skip
-    bf16, _ = bench.train(world.videos, "--epochs", "2", "--no-shuffled-control", "--precision", "bf16", cache="speed")
-    fp32, _ = bench.train(world.videos, "--epochs", "2", "--no-shuffled-control", "--precision", "fp32", cache="speed")
-    difference = bf16.data.metrics["eval/srcc"] - fp32.data.metrics["eval/srcc"]
-    console.print(
-        f"bf16: an epoch takes {bench.epoch_seconds(bf16) / bench.epoch_seconds(fp32):.2f} times fp32's; SRCC after 2 "
-        f"epochs {difference:+.3f}"
-    )
+    flags = ["--epochs", str(epochs), "--no-shuffled-control"]
+    for architecture in (ARCHITECTURE, "r3d_18"):
+        of = [*flags, "--architecture", architecture]
+        run, first = bench.train(world.videos, *of, cache=f"clips of {architecture}")
+        job = [bench.videos_a_second(run)]
+        again, second = bench.train(world.videos, *of, "--name", "again", cache=f"clips of {architecture}")
+        job.append(bench.videos_a_second(again))
+        bare = bare_loop(bench, world, again, architecture, f"clips of {architecture}", epochs)
+        videos = int(run.data.metrics["videos/training"])
+        decoding, epoch = first - second, videos / float(np.mean(job))
+        table = Table(title=f"speed: {architecture}, {epochs} epochs of {videos} videos, fp32. {cpu_model()}")
+        for column in ("", "videos a second", "of the bare loop's"):
+            table.add_column(column)
+        for name, rate in (("bare PyTorch loop", bare), ("jobs.train's loop", float(np.mean(job))),
+                           ("jobs.train, from its start to registration", videos * epochs / second)):  # fmt: skip
+            table.add_row(name, f"{rate:.2f}", f"{rate / bare:.2f}")
+        console.print(table)
+        console.print(f"a first run takes {decoding:.0f} s more than one that finds the clips: an epoch that decodes "
+                      f"would take {(epoch + decoding) / epoch:.1f} times one that does not")  # fmt: skip
     for architecture in (ARCHITECTURE, "r3d_18"):
         ratio = channels_last(architecture)
         console.print(f"{architecture}: a step with channels-last weights takes {ratio:.2f} times one with PyTorch's")
+
+
+def bf16(bench: Bench, world: WorldPaths, epochs: int) -> None:
+    flags = ["--epochs", str(epochs), "--no-shuffled-control", "--precision"]
+    half, full = (bench.train(world.videos, *flags, precision)[0] for precision in ("bf16", "fp32"))
+    ratio = bench.videos_a_second(full) / bench.videos_a_second(half)
+    difference = half.data.metrics["eval/srcc"] - full.data.metrics["eval/srcc"]
+    console.print(f"bf16: an epoch takes {ratio:.2f} times fp32's; SRCC after {epochs} epochs {difference:+.3f}")
 
 
 def channels_last(architecture: str, rounds: int = 5, batch: int = 8, frames: int = 5) -> float:
@@ -202,12 +202,13 @@ def channels_last(architecture: str, rounds: int = 5, batch: int = 8, frames: in
     return last / own
 
 
-def bare_epoch(bench: Bench, world: WorldPaths, run: Run, epochs: int) -> float:
-    """Seconds an epoch of what the loop does, by plain PyTorch on the same split, clips and augmentation."""
+def bare_loop(bench: Bench, world: WorldPaths, run: Run, architecture: str, cache: str, epochs: int) -> float:
+    """Videos a second of what the job's loop does, by plain PyTorch on the same split, clips and augmentation; the
+    median of epochs after the first."""
     split = pd.read_csv(bench.client.download_artifacts(run.info.run_id, "data/split.csv", str(bench.folder)))
     videos = read_videos(str(world.videos)).to_pandas()
     with ray_cluster():
-        clips = cached_clips(videos, SamplingConfig(), 112, str(bench.folder / "speed"), 2, lambda _: None)
+        clips = cached_clips(videos, SamplingConfig(), 112, str(bench.folder / cache), 2, lambda _: None)
         rows: dict[str, list[dict[str, Any]]] = {
             str(side): dataset(clips, part[["video_id", "label", "weight"]], 112).take_all()
             for side, part in split.groupby("side")
@@ -216,7 +217,7 @@ def bare_epoch(bench: Bench, world: WorldPaths, run: Run, epochs: int) -> float:
     mean, spread = (float(f([row["label"] for row in rows["training"]])) for f in (np.mean, np.std))
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = EngagementModel(ModelSpec(ARCHITECTURE))
+    model = EngagementModel(ModelSpec(architecture))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     random, taken = np.random.default_rng(0), []
     for _ in range(epochs):
@@ -233,21 +234,13 @@ def bare_epoch(bench: Bench, world: WorldPaths, run: Run, epochs: int) -> float:
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-        model.eval()
-        judged = sorted(rows["held_out"], key=lambda row: row["seconds"])
-        with torch.inference_mode():
-            for start in range(0, len(judged), config.batch_size):
-                part = judged[start : start + config.batch_size]
-                frames = min(row["seconds"] for row in part)
-                clips_of = [np.frombuffer(row["clip"], np.uint8).reshape(-1, 112, 112, 3)[:frames] for row in part]
-                model(to_input(torch.from_numpy(np.stack(clips_of))))
         taken.append(time.perf_counter() - begun)
-    return float(np.median(taken[1:]))
+    return len(rows["training"]) / float(np.median(taken[1:]))
 
 
 def workers(bench: Bench, world: WorldPaths, epochs: int) -> None:
     table = Table(title="workers: the same global batch")
-    for column in ("seed", "workers", "train/loss, last epoch", "val/loss", "SRCC", "seconds an epoch"):
+    for column in ("seed", "workers", "train/loss, last epoch", "val/loss", "SRCC", "videos a second"):
         table.add_column(column)
     for seed in (0, 1):
         for count in (1, 2):
@@ -257,7 +250,7 @@ def workers(bench: Bench, world: WorldPaths, epochs: int) -> None:
             )  # fmt: skip
             of = run.data.metrics
             table.add_row(str(seed), str(count), f"{of['train/loss']:.3f}", f"{of['val/loss']:.3f}",
-                          f"{of['eval/srcc']:.2f}", f"{bench.epoch_seconds(run):.1f}")  # fmt: skip
+                          f"{of['eval/srcc']:.2f}", f"{bench.videos_a_second(run):.1f}")  # fmt: skip
     console.print(table)
 
 
@@ -278,9 +271,9 @@ def main() -> None:
             for part in (skill, reach):
                 if part.__name__ in arguments.parts:
                     part(bench, world, arguments.epochs)
-        if {"speed", "workers"} & set(arguments.parts):
+        if {"speed", "bf16", "workers"} & set(arguments.parts):
             few = make_world(bench.folder / "few", videos=arguments.few, seed=1, config=shape)
-            for part, epochs in ((speed, 5), (workers, 4)):
+            for part, epochs in ((speed, 4), (bf16, 2), (workers, 4)):
                 if part.__name__ in arguments.parts:
                     part(bench, few, epochs)
 

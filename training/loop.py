@@ -106,7 +106,9 @@ class Worker:
         epoch = len(self.history)
         random = np.random.default_rng([self.seed, epoch, self.rank])
         torch.manual_seed(random.integers(2**62))  # as in a run that was never cut off, and other noise in each worker
-        loss = self._train(epoch, random)
+        begun = time.perf_counter()
+        loss, videos = self._train(epoch, random)
+        videos_per_second = self.workers * videos / (time.perf_counter() - begun)
         last_by_plan = epoch == self.config.epochs - 1
         if last_by_plan and not self.config.patience:
             self._recalibrate(random)
@@ -115,6 +117,7 @@ class Worker:
             {
                 "epoch": epoch,
                 "train/loss": self._mean_of_workers(loss),
+                "train/videos_per_second": self._mean_of_workers(videos_per_second),
                 "learning_rate": self.schedule.get_last_lr()[0],
                 "val/loss": self._loss_of(watched),
                 "val/srcc": _srcc(watched),
@@ -189,10 +192,10 @@ class Worker:
                 if name and not name.startswith(kept):  # pyright: ignore
                     part.training = False
 
-    def _train(self, epoch: int, random: np.random.Generator) -> float:
-        """One pass over this worker's share; returns the mean loss over its batches."""
+    def _train(self, epoch: int, random: np.random.Generator) -> tuple[float, int]:
+        """One pass over this worker's share; returns the mean loss over its batches, and how many videos they held."""
         self._train_mode(epoch)
-        losses = []
+        losses, videos = [], 0
         for step, (ids, clips, labels, weights) in enumerate(self._share(self.seed + epoch, random)):
             pixels = to_input(clips.to(self.device, non_blocking=True))
             # grows from 0 over the first half, so that the network can begin to learn from clear clips
@@ -209,8 +212,9 @@ class Worker:
             self.optimizer.step()
             self.schedule.step()
             losses.append(loss.item())
+            videos += len(ids)
             self._beat({"step": step + 1, "steps": self.steps})
-        return float(np.mean(losses)) if losses else float("nan")
+        return float(np.mean(losses)) if losses else float("nan"), videos
 
     def _diverged(self, epoch: int, step: int, loss: float, gradient: float, ids: list[str]) -> None:
         """Says so to the driver, which ends the job: trying again, as after a crash, would come to the same."""
