@@ -49,15 +49,15 @@ VARIANTS = {
 }
 
 
-def trained(world: WorldPaths, folder: Path, seed: int, flags: list[str]) -> EngagementMapper:
+def trained(world: WorldPaths, folder: Path, seed: int, flags: list[str]) -> bytes:
+    """A checkpoint, by jobs.train with the demo's settings."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     command = [sys.executable, "-m", "jobs.train", "--videos", str(world.videos), "--storage", str(folder / "storage")]
     common = ["--architecture", DemoConfig.architecture, "--epochs", str(DemoConfig.epochs), "--seed", str(seed)]
     done = subprocess.run([*command, *common, *flags], cwd=PROJECT, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode != 0:
         sys.exit(done.stdout + done.stderr)
-    stored = registry.load(f"models:/{MODEL_NAME}@{CHALLENGER}")
-    return EngagementMapper(for_inference(load_checkpoint(stored.checkpoint)))
+    return registry.load(f"models:/{MODEL_NAME}@{CHALLENGER}").checkpoint
 
 
 def judged(world: WorldPaths, mapper: EngagementMapper, seed: int) -> dict[str, float]:
@@ -103,7 +103,8 @@ def main() -> None:
             for variant, seed in itertools.product(arguments.variants, arguments.seeds):
                 run = Path(name, f"{world_seed}-{variant}-{seed}")
                 run.mkdir()
-                figures = judged(world, trained(world, run, seed, VARIANTS[variant]), seed)
+                checkpoint = trained(world, run, seed, VARIANTS[variant])
+                figures = judged(world, EngagementMapper(for_inference(load_checkpoint(checkpoint))), seed)
                 if not table.columns:
                     for column in ("training", "world", "seed", *figures):
                         table.add_column(column)

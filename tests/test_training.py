@@ -117,6 +117,7 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     assert run.data.tags["mlflow.source.git.commit"]
     assert {
         "train/loss",
+        "train/videos_per_second",
         "eval/srcc",
         "eval/srcc_over_baseline",
         "baseline/metadata/srcc",
