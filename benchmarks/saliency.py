@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cpu_time import cpu_model
-from scoring.graph import MAX_FRAMES_A_BATCH
-from scoring.saliency import EngagementMapper, gradient_maps
+from scoring.attribution import METHODS
+from scoring.saliency import CPU_FRAMES_A_BATCH, EngagementMapper
+from scoring.settings import MapConfig
 from training.models import EngagementModel, ModelSpec, for_inference, to_input
 from training.networks import ARCHITECTURES
 
@@ -34,7 +35,7 @@ def compared(architecture: str, clips: list[np.ndarray]) -> Table:
     direct = for_inference(copy.deepcopy(plain))
     mapper = EngagementMapper(for_inference(copy.deepcopy(plain)))
     saliency = Saliency(plain)
-    at_once = max(1, MAX_FRAMES_A_BATCH["cpu"] // len(clips[0]))
+    at_once = max(1, CPU_FRAMES_A_BATCH // len(clips[0]))
     batches = [clips[i : i + at_once] for i in range(0, len(clips), at_once)]
 
     def by_captum() -> list[np.ndarray]:
@@ -45,10 +46,11 @@ def compared(architecture: str, clips: list[np.ndarray]) -> Table:
         return maps
 
     def by_direct_convolutions() -> list[np.ndarray]:
+        fp32, config = contextlib.nullcontext(), MapConfig()
         return [
             E
             for batch in batches
-            for E in gradient_maps(direct, torch.from_numpy(np.stack(batch)), None, contextlib.nullcontext())[0].numpy()
+            for E in METHODS["gradient"](direct, torch.from_numpy(np.stack(batch)), None, fp32, config)[0].numpy()
         ]
 
     def as_it_is() -> list[np.ndarray]:

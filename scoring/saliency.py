@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoring.attribution import METHODS, Maps, gaussian_blurred
+from scoring.attribution import METHODS, Maps, gaussian_blurred, predicted
 from scoring.settings import MapConfig
-from training.models import EngagementModel, has_bf16_units
+from training.models import EngagementModel, has_bf16_units, to_input
 from training.winograd import with_winograd
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,16 @@ class EngagementMapper:
             blended[window.clip].add(window, E, prediction)
         return [(b.E, self.model.to_log_engagement(b.prediction)) for b in blended]
 
+    def predict(self, clips: Sequence[np.ndarray]) -> list[float]:
+        """The predictions alone, in standard deviations of log1p(target), without a map's cost; clips as for a call."""
+        found = [0.0] * len(clips)
+        for batch in batches_of_similar_length([Window(i, 0, len(c)) for i, c in enumerate(clips)], self.max_frames):
+            pixels, lengths = self._padded([clips[w.clip] for w in batch])
+            values = predicted(self.model, to_input(pixels), lengths, self._autocast(self.bf16))
+            for window, value in zip(batch, values.tolist(), strict=True):
+                found[window.clip] = value
+        return found
+
     def _mapped(self, windows: list[Window], clips: Sequence[np.ndarray]) -> Iterator[tuple[Window, np.ndarray, float]]:
         """Each window's E and prediction; while one batch's are read, the device works on the next."""
         left = collections.deque(batches_of_similar_length(windows, self.max_frames))
@@ -139,20 +149,12 @@ class EngagementMapper:
 
     def _started(self, clips: list[np.ndarray]) -> tuple[Maps, torch.cuda.Event | None]:
         """Maps and predictions in the host's memory, there once the event has come."""
-        on_gpu = self.device.type == "cuda"
-        longest = max(map(len, clips))
-        batch = torch.zeros((len(clips), longest, *clips[0].shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
-        for padded, clip in zip(batch.numpy(), clips, strict=True):
-            padded[: len(clip)] = clip
-        lengths = None
-        if any(len(clip) < longest for clip in clips):
-            lengths = torch.tensor([len(clip) for clip in clips], device=self.device)
-        pixels = batch.to(self.device, non_blocking=True)
+        pixels, lengths = self._padded(clips)
         maps, predictions = METHODS[self.config.method](
             self.model, pixels, lengths, self._autocast(self.bf16), self.config
         )
         maps = finished(maps, pixels, lengths, self.config)
-        if not on_gpu:
+        if self.device.type == "cpu":
             return (maps, predictions), None
         here = (torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
                 for t in (maps, predictions))  # fmt: skip
@@ -160,6 +162,18 @@ class EngagementMapper:
         done = torch.cuda.Event()
         done.record()
         return (maps, predictions), done
+
+    def _padded(self, clips: list[np.ndarray]) -> tuple[Tensor, Tensor | None]:
+        """uint8 (B, S, H, W, 3) on the device, and the clips' lengths where they differ."""
+        longest = max(map(len, clips))
+        pinned = self.device.type == "cuda"
+        batch = torch.zeros((len(clips), longest, *clips[0].shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+        for padded, clip in zip(batch.numpy(), clips, strict=True):
+            padded[: len(clip)] = clip
+        lengths = None
+        if any(len(clip) < longest for clip in clips):
+            lengths = torch.tensor([len(clip) for clip in clips], device=self.device)
+        return batch.to(self.device, non_blocking=True), lengths
 
     def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)

@@ -25,6 +25,20 @@ class MapConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FaithfulnessConfig:
+    """How engagement maps are put to the test."""
+
+    tubelet_pixels: int = 16
+    """side of the square that is deleted or inserted for a second, pixels of the model's input"""
+    levels: int = 10
+    """parts in which tubelets are deleted and inserted"""
+    random_orders: int = 3
+    """random orders that E's is compared with"""
+    seed: int = 0
+    """of random orders and weights"""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProductConfig:
     """How a product is looked for."""
 
