@@ -14,51 +14,114 @@ import scipy.stats
 import torch
 from torch import nn
 
+from scoring.evidence import SHUFFLED
+from scoring.pe import pe_scores
 from scoring.saliency import EngagementMapper
-from scoring.settings import FaithfulnessConfig
-from training.models import EngagementModel
+from scoring.settings import FaithfulnessConfig, MapConfig
+from training.models import EngagementModel, for_inference
 
 Predict = Callable[[Sequence[np.ndarray]], list[float]]
 REENCODED_CRF = 32
 """H.264 constant rate factor: what a platform's low rung looks like"""
 
 
-def perturbed(
+class Examiner:
+    """Puts the maps of one model to the test, clip by clip.
+
+    model: as loaded, its batch norms not folded; left as it is. ``shuffled``: the same network trained on shuffled
+    labels. ``others``: models of the same input size that were trained alike, such as from other seeds.
+    Raises ValueError as ``EngagementMapper`` does.
+    """
+
+    def __init__(
+        self,
+        model: EngagementModel,
+        device: str,
+        maps: MapConfig,
+        config: FaithfulnessConfig,
+        shuffled: EngagementModel | None = None,
+        others: Sequence[EngagementModel] = (),
+    ):
+        self.model, self.device, self.maps, self.config = model, device, maps, config
+        self.mapper = self._mapper(model)
+        compared = {} if shuffled is None else {SHUFFLED: shuffled}
+        compared |= {f"model/{i}": other for i, other in enumerate(others)}
+        self.compared = {name: self._mapper(other) for name, other in compared.items()}
+
+    def __call__(self, clips: Sequence[np.ndarray], products: Sequence[np.ndarray | None]) -> list[dict[str, float]]:
+        """clips: uint8 (S_i, H, W, 3) at the model's input size; products: bool (S_i, H, W) each, or None.
+
+        Of a clip longer than a window only the first window is looked at.
+        -> a dictionary of figures for each clip: ``deletion/INFILL/ORDER/LEVEL`` and ``insertion/...`` as of
+        ``perturbation_curves``; Spearman of E with another map: ``randomised/STAGE``, ``shuffled``,
+        ``stability/CHANGE``, ``model/NUMBER``; the PE score by E and by other models' E: ``pe/own``, ``pe/NUMBER``.
+        """
+        clips = [clip[: self.maps.window_frames] for clip in clips]
+        products = [P if P is None else P[: self.maps.window_frames] for P in products]
+        maps = [E for E, _ in self.mapper(clips)]
+        found: list[dict[str, float]] = []
+        for clip, E in zip(clips, maps, strict=True):
+            curves = perturbation_curves(self.mapper.predict, clip, E, self.config)
+            figures = {f"{name}/{level}": d for name, curve in curves.items() for level, d in enumerate(curve, 1)}
+            found.append(figures | {f"stability/{name}": v for name, v in stability(self.mapper, clip, E).items()})
+        stages = [name for name, _ in self.model.network.named_children()]
+        for name, copied in randomised(self.model, self.config.faithfulness_seed):
+            if not self.config.brief or name == stages[0]:  # the last to be drawn anew
+                self._compare(f"randomised/{name}", self._mapper(copied)(clips), maps, found)
+        for name, mapper in self.compared.items():
+            self._compare(name, theirs := mapper(clips), maps, found)
+            if name != SHUFFLED:
+                self._score(f"pe/{name.removeprefix('model/')}", [E for E, _ in theirs], products, found)
+        self._score("pe/own", maps, products, found)
+        return found
+
+    def _mapper(self, model: EngagementModel) -> EngagementMapper:
+        return EngagementMapper(for_inference(copy.deepcopy(model)), self.device, self.maps)
+
+    @staticmethod
+    def _compare(
+        name: str, theirs: list[tuple[np.ndarray, float]], own: list[np.ndarray], found: list[dict[str, float]]
+    ) -> None:
+        for (other, _), E, figures in zip(theirs, own, found, strict=True):
+            figures[name] = alike(E, other)
+
+    @staticmethod
+    def _score(
+        name: str, maps: list[np.ndarray], products: Sequence[np.ndarray | None], found: list[dict[str, float]]
+    ) -> None:
+        for E, P, figures in zip(maps, products, found, strict=True):
+            score = pe_scores(E, P).pe_score
+            if score is not None:
+                figures[name] = score
+
+
+def perturbation_curves(
     predict: Predict, clip: np.ndarray, E: np.ndarray, config: FaithfulnessConfig
-) -> dict[tuple[str, str, str], float]:
+) -> dict[str, np.ndarray]:
     """What deleting and inserting tubelets (a second of a square) does to the prediction (Petsiuk et al. 2018, RISE).
 
-    clip: uint8 (S, H, W, 3); E: float (S, H, W) -> (deletion or insertion, infill, order) -> area: the mean, over
-    shares of the tubelets, of how far the prediction is from that of the whole clip, in the prediction's unit. Tubelets
-    go in order of E, of nearness to the frame's centre, and at random. A map that points at what matters has a larger
-    area of deletion and a smaller one of insertion than a random order. E has no sign, so neither have distances.
+    clip: uint8 (S, H, W, 3); E: float (S, H, W) -> ``deletion`` or ``insertion``/INFILL/ORDER -> (levels - 1,): how far
+    the prediction is from that of the whole clip, in the prediction's unit, when 1/levels, 2/levels, ... of the
+    tubelets are gone or there. They go in order of E, of nearness to the frame's centre, and at random (the mean of
+    several orders). A map that points at what matters has a higher curve of deletion and a lower one of insertion than
+    a random order. E has no sign, so neither have distances.
     """
     cells = tubelets(clip.shape[:3], config.tubelet_pixels)
     count = int(cells.max()) + 1
     shares = np.arange(1, config.levels) / config.levels
-    ranks = dict(_orders(E, cells, config))
-    variants, names = [clip], [("", "", "")]
-    for infill, hidden in infills(clip).items():
-        for order, rank in ranks.items():
-            for share in shares:
-                chosen = (rank < share * count)[cells][..., None]
+    variants, names = [clip], [""]
+    chosen_infills = list(infills(clip).items())[: 1 if config.brief else None]
+    for order, rank in _orders(E, cells, config):
+        for share in shares:
+            chosen = (rank < share * count)[cells][..., None]
+            for infill, hidden in chosen_infills:
                 variants += [np.where(chosen, hidden, clip), np.where(chosen, clip, hidden)]
-                names += [("deletion", infill, order), ("insertion", infill, order)]
+                names += [f"deletion/{infill}/{order}", f"insertion/{infill}/{order}"]
     whole, *moved = predict(variants)
-    areas: dict[tuple[str, str, str], list[float]] = {}
-    for (what, infill, order), prediction in zip(names[1:], moved, strict=True):
-        areas.setdefault((what, infill, order.split()[0]), []).append(abs(prediction - whole))
-    return {name: float(np.mean(values)) for name, values in areas.items()}
-
-
-def gains(areas: dict[tuple[str, str, str], float], over: str = "random") -> dict[tuple[str, str], float]:
-    """(deletion or insertion, infill) -> how much better E's order is than another one; above 0 is better."""
-    found = {}
-    for (what, infill, order), area in areas.items():
-        if order == "E":
-            other = areas[what, infill, over]
-            found[what, infill] = area - other if what == "deletion" else other - area
-    return found
+    distances: dict[str, list[float]] = {}
+    for name, prediction in zip(names[1:], moved, strict=True):
+        distances.setdefault(name, []).append(abs(prediction - whole))
+    return {name: np.reshape(values, (-1, len(shares))).mean(axis=0) for name, values in distances.items()}
 
 
 def tubelets(shape: tuple[int, ...], pixels: int) -> np.ndarray:
@@ -70,9 +133,9 @@ def tubelets(shape: tuple[int, ...], pixels: int) -> np.ndarray:
 
 def infills(clip: np.ndarray) -> dict[str, np.ndarray]:
     """What stands where something was taken out: the clip's mean colour, or the blurred frame."""
-    mean = np.broadcast_to(clip.mean(axis=(0, 1, 2)).round().astype(np.uint8), clip.shape)
     blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), clip.shape[1] / 8) for frame in clip])
-    return {"mean colour": mean, "blur": blurred}
+    mean = np.broadcast_to(clip.mean(axis=(0, 1, 2)).round().astype(np.uint8), clip.shape)
+    return {"blur": blurred, "mean colour": mean}
 
 
 def randomised(model: EngagementModel, seed: int = 0) -> Iterator[tuple[str, EngagementModel]]:
@@ -93,12 +156,12 @@ def randomised(model: EngagementModel, seed: int = 0) -> Iterator[tuple[str, Eng
         yield name, copy.deepcopy(copied)
 
 
-def stability(mapper: EngagementMapper, clip: np.ndarray) -> dict[str, float]:
-    """Spearman of E with itself where the clip is encoded again, moved by a pixel, and mirrored (E moved back)."""
+def stability(mapper: EngagementMapper, clip: np.ndarray, E: np.ndarray) -> dict[str, float]:
+    """Spearman of a clip's E with that of the clip encoded again, moved by a pixel, and mirrored (E moved back)."""
     again = reencoded(clip)
     moved = np.pad(clip, ((0, 0), (1, 0), (1, 0), (0, 0)), "edge")[:, :-1, :-1]
     mirrored = np.ascontiguousarray(clip[:, :, ::-1])
-    (E, _), (E_again, _), (E_moved, _), (E_mirrored, _) = mapper([clip, again, moved, mirrored])
+    (E_again, _), (E_moved, _), (E_mirrored, _) = mapper([again, moved, mirrored])
     return {
         "encoded again": alike(E, E_again),
         "moved by a pixel": alike(E[:, 1:-1, 1:-1], E_moved[:, 2:, 2:]),
@@ -131,16 +194,17 @@ def _orders(E: np.ndarray, cells: np.ndarray, config: FaithfulnessConfig) -> Ite
     """Name and rank of every tubelet, the first to go has 0."""
     count = int(cells.max()) + 1
     sizes = np.bincount(cells.ravel(), minlength=count)
-    random = np.random.default_rng(config.seed)
+    random = np.random.default_rng(config.faithfulness_seed)
     breaking_ties = random.permutation(count)
     strength = np.bincount(cells.ravel(), E.ravel(), minlength=count) / sizes
     yield "E", _ranked(-strength, breaking_ties)
-    rows, columns = (np.linspace(-1, 1, n) for n in E.shape[1:])
-    from_centre = np.broadcast_to(np.hypot(rows[:, None], columns), E.shape)
-    nearness = np.bincount(cells.ravel(), from_centre.ravel(), minlength=count) / sizes
-    yield "centre", _ranked(nearness, breaking_ties)
-    for i in range(config.random_orders):
-        yield f"random {i}", random.permutation(count)
+    if not config.brief:
+        rows, columns = (np.linspace(-1, 1, n) for n in E.shape[1:])
+        from_centre = np.broadcast_to(np.hypot(rows[:, None], columns), E.shape)
+        nearness = np.bincount(cells.ravel(), from_centre.ravel(), minlength=count) / sizes
+        yield "centre", _ranked(nearness, breaking_ties)
+    for _ in range(config.random_orders):
+        yield "random", random.permutation(count)
 
 
 def _ranked(values: np.ndarray, breaking_ties: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,13 @@ from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
-from scoring.rows import PREPARED, Provenance, ScoreRow, failed_row, prepared_row, score_row
-from scoring.settings import MapConfig, ProductConfig, VideoLimits
+from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
+from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
 
+Images = dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]]
+"""product_id -> its photos' URIs, and the outlines in them where the table has any"""
+EXAMINATION_CORE_S = "core_s"
+"""among the figures of an examined video"""
 DECODER_CALLS = 500
 """a fresh child after so many videos: decoders leak"""
 
@@ -55,7 +59,7 @@ class Resources:
 
 def build_graph(
     videos: pa.Table,
-    images: dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]],
+    images: Images,
     checkpoint: bytes,
     input_size: int,
     sampling: SamplingConfig,
@@ -66,32 +70,20 @@ def build_graph(
     provenance: Provenance,
     resources: Resources,
     save_maps: bool,
+    sample: frozenset[str],
 ) -> ray.data.Dataset:
-    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``)."""
+    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``).
+
+    sample: ids of the videos whose maps are examined in brief.
+    """
+    shared_checkpoint = [ray.put(checkpoint)]  # in a list: a restarted actor must find it again
     block_rows = rows_a_block(videos.num_rows, resources.prepare_actors)
-    blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
-    # Ray 2.60 has no other way to say these, yet warns of it
-    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-    # in lists: a restarted actor must find them again
-    shared_images, shared_checkpoint = [ray.put(images)], [ray.put(checkpoint)]
     return (
-        ray.data.from_arrow(blocks)
-        # INPUT video_id, video_uri, product_id -> OUTPUT scoring.rows.PREPARED; one row each
-        .map_batches(
-            PrepareActor,
-            fn_constructor_args=(shared_images, input_size, sampling, product, limits),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=resources.cpus_an_actor,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=resources.prepare_actors, max_size=resources.max_prepare_actors
-            ),
-            **RESTARTS,
-        )
+        prepared(videos, images, input_size, sampling, product, limits, resources, block_rows)
         # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
         .map_batches(
             EngageActor,
-            fn_constructor_args=(shared_checkpoint, maps, provenance, save_maps),
+            fn_constructor_args=(shared_checkpoint, maps, provenance, save_maps, sample),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
@@ -109,6 +101,60 @@ def build_graph(
             compute=ray.data.ActorPoolStrategy(size=max(1, resources.engage_actors // 8)),
             **RESTARTS,
         )
+    )
+
+
+def examination_graph(
+    videos: pa.Table,
+    images: Images,
+    checkpoint: bytes,
+    shuffled: bytes | None,
+    others: Sequence[bytes],
+    input_size: int,
+    sampling: SamplingConfig,
+    product: ProductConfig,
+    maps: MapConfig,
+    limits: VideoLimits,
+    config: FaithfulnessConfig,
+    resources: Resources,
+) -> ray.data.Dataset:
+    """videos: video_id, video_uri, product_id -> a lazy dataset of ``scoring.rows.EXAMINED``, one row each."""
+    checkpoints = [[ray.put(weights) for weights in (checkpoint, shuffled, *others) if weights is not None]]
+    return prepared(videos, images, input_size, sampling, product, limits, resources, block_rows=1).map_batches(
+        ExamineActor,
+        fn_constructor_args=(checkpoints, shuffled is not None, maps, config),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=resources.cpus_an_actor,
+        num_gpus=resources.gpus_an_engage_actor,
+        compute=ray.data.ActorPoolStrategy(size=min(resources.engage_actors, videos.num_rows)),
+        **RESTARTS,
+    )
+
+
+def prepared(
+    videos: pa.Table,
+    images: Images,
+    input_size: int,
+    sampling: SamplingConfig,
+    product: ProductConfig,
+    limits: VideoLimits,
+    resources: Resources,
+    block_rows: int,
+) -> ray.data.Dataset:
+    """videos: video_id, video_uri, product_id -> a lazy dataset of ``scoring.rows.PREPARED``, one row each."""
+    # Ray 2.60 has no other way to say these, yet warns of it
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
+    shared_images = [ray.put(images)]  # in a list: a restarted actor must find it again
+    blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
+    return ray.data.from_arrow(blocks).map_batches(
+        PrepareActor,
+        fn_constructor_args=(shared_images, input_size, sampling, product, limits),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=resources.cpus_an_actor,
+        compute=ray.data.ActorPoolStrategy(min_size=resources.prepare_actors, max_size=resources.max_prepare_actors),
+        **RESTARTS,
     )
 
 
@@ -154,20 +200,23 @@ class PrepareActor:
 class EngageActor:
     """ENGAGE on one GPU or core: E by one gradient a batch, P on E's grid, PE and the per-second values."""
 
-    def __init__(self, checkpoint: list[ray.ObjectRef], maps: MapConfig, provenance: Provenance, save_maps: bool):
+    def __init__(
+        self,
+        checkpoint: list[ray.ObjectRef],
+        maps: MapConfig,
+        provenance: Provenance,
+        save_maps: bool,
+        sample: frozenset[str],
+    ):
         # here, because torch takes every process that imports it two seconds, and the other stages need none
-        import torch
-
         from scoring.saliency import EngagementMapper, says_out_of_memory
         from training.models import for_inference, load_checkpoint
 
-        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        if self.device == "cpu":
-            torch.set_num_threads(1)
-        (weights,) = ray.get(checkpoint)
-        self.mapper = EngagementMapper(for_inference(load_checkpoint(weights)), self.device, maps)
+        self.device = device_here()
+        (self.checkpoint,) = ray.get(checkpoint)
+        self.mapper = EngagementMapper(for_inference(load_checkpoint(self.checkpoint)), self.device, maps)
         self.says_out_of_memory = says_out_of_memory
-        self.provenance, self.save_maps = provenance, save_maps
+        self.provenance, self.save_maps, self.sample = provenance, save_maps, sample
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
         rows = prepared.to_pylist()
@@ -181,14 +230,11 @@ class EngageActor:
         """The rows' scores; what fails together is tried again video by video, so that one costs only itself."""
         started = time.process_time()
         size = self.mapper.model.spec.input_size
-        clips = [np.frombuffer(row["clip"], np.uint8).reshape(-1, size, size, 3) for row in rows]
+        clips = [clip_of(row, size) for row in rows]
         try:
             mapped = self.mapper(clips)
         except (RuntimeError, MemoryError) as error:
-            if "CUDA error" in str(error) and "out of memory" not in str(error):
-                os._exit(
-                    1
-                )  # the device is lost to this process: a fresh actor goes on, not a failed row for each video
+            end_where_device_is_lost(error)
             if len(rows) > 1:
                 return [scored for row in rows for scored in self._scored([row])]
             code = ErrorCode.OUT_OF_MEMORY if self.says_out_of_memory(error) else ErrorCode.INTERNAL
@@ -202,7 +248,76 @@ class EngageActor:
                 problem = VideoError(ErrorCode.INTERNAL, str(error), Stage.ENGAGE)
                 results.append(ScoreRow.failed(failed_row(row, problem)))
         spent = (time.process_time() - started) / sum(row["seconds"] for row in rows)
-        return [r.with_core_seconds("engage", spent * row["seconds"]) for r, row in zip(results, rows, strict=True)]
+        results = [r.with_core_seconds("engage", spent * row["seconds"]) for r, row in zip(results, rows, strict=True)]
+        for i, row in enumerate(rows):
+            if row["video_id"] in self.sample and not results[i].scores["error_code"]:
+                results[i] = dataclasses.replace(results[i], figures=self._examined(row))
+        return results
+
+    def _examined(self, row: dict[str, Any]) -> dict[str, float]:
+        """Figures of how far the video's map can be trusted; none where that fails, which must not cost its score."""
+        from scoring.faithfulness import Examiner
+        from training.models import load_checkpoint
+
+        size, started = self.mapper.model.spec.input_size, time.process_time()
+        try:
+            examine = Examiner(load_checkpoint(self.checkpoint), self.device, self.mapper.config, BRIEF)
+            (figures,) = examine([clip_of(row, size)], [product_map(row, size)])
+        except (RuntimeError, MemoryError, ValueError) as error:
+            end_where_device_is_lost(error)
+            return {}
+        return figures | {EXAMINATION_CORE_S: time.process_time() - started}
+
+
+def device_here() -> str:
+    """cuda where this actor was given a GPU; else cpu, held to one core."""
+    import torch
+
+    if torch.cuda.is_available() and ray.get_gpu_ids():
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"
+
+
+def clip_of(row: dict[str, Any], size: int) -> np.ndarray:
+    """uint8 (S, size, size, 3) of a row of PREPARED, read-only."""
+    return np.frombuffer(row["clip"], np.uint8).reshape(-1, size, size, 3)
+
+
+def end_where_device_is_lost(error: Exception) -> None:
+    """After a CUDA error nothing works in this process: a fresh actor goes on, not a failed row for each video."""
+    if "CUDA error" in str(error) and "out of memory" not in str(error):
+        os._exit(1)
+
+
+class ExamineActor:
+    """EXAMINE on one GPU or core: the figures of ``scoring.faithfulness.Examiner``, a row each."""
+
+    def __init__(
+        self, checkpoints: list[list[ray.ObjectRef]], shuffled: bool, maps: MapConfig, config: FaithfulnessConfig
+    ):
+        from scoring.faithfulness import Examiner
+        from training.models import load_checkpoint
+
+        (refs,) = checkpoints
+        own, *others = (load_checkpoint(weights) for weights in ray.get(refs))
+        control = others.pop(0) if shuffled else None
+        self.size = own.spec.input_size
+        self.examine = Examiner(own, device_here(), maps, config, control, others)
+
+    def __call__(self, prepared: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._examined(row) for row in prepared.to_pylist()], schema=EXAMINED)
+
+    def _examined(self, row: dict[str, Any]) -> dict[str, Any]:
+        named = {"video_id": row["video_id"], "product_id": row["product_id"]}
+        if row["error_code"]:
+            return named | {"problem": f"{row['error_code']}: {row['error_message']}"}
+        try:
+            (figures,) = self.examine([clip_of(row, self.size)], [product_map(row, self.size)])
+        except (RuntimeError, MemoryError, ValueError) as error:
+            end_where_device_is_lost(error)
+            return named | {"problem": f"{ErrorCode.INTERNAL}: {str(error).splitlines()[0] if str(error) else error!r}"}
+        return named | {"figures": figures}
 
 
 class WriteActor:

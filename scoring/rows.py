@@ -30,6 +30,13 @@ PREPARED = pa.schema(
 )
 
 
+FIGURES = pa.map_(pa.string(), pa.float64())
+EXAMINED = pa.schema(
+    [("video_id", pa.string()), ("product_id", pa.string()), ("problem", pa.string()), ("figures", FIGURES)]
+)
+"""problem: why there are no figures"""
+
+
 def prepared_row(video: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
     """A row of PREPARED for a video that could be looked at."""
     found = prepared.detections
@@ -79,6 +86,8 @@ class ScoreRow:
     scores: dict[str, Any]
     core_s: dict[str, float]
     map_row: dict[str, Any] | None = None
+    figures: dict[str, float] | None = None
+    """of its map's faithfulness, where the video is in the sample; empty where it could not be examined"""
 
     @classmethod
     def failed(cls, row: dict[str, Any]) -> "ScoreRow":
@@ -90,11 +99,12 @@ class ScoreRow:
 
     @staticmethod
     def table(rows: list["ScoreRow"], provenance: Provenance, with_maps: bool) -> pa.Table:
-        """SCORES columns, then core_s and, on request, map: what the sink takes."""
+        """SCORES columns, then core_s, figures and, on request, map: what the sink takes."""
         common = dataclasses.asdict(provenance) | {"scored_at": datetime.datetime.now(datetime.UTC)}
         table = pa.Table.from_pylist([row.scores | common for row in rows], schema=SCORES)
         core = pa.array([row.core_s for row in rows], PREPARED.field("core_s").type)
-        table = table.append_column("core_s", core)
+        figures = pa.array([row.figures for row in rows], FIGURES)
+        table = table.append_column("core_s", core).append_column("figures", figures)
         if with_maps:
             maps = pa.array([row.map_row for row in rows], pa.struct(list(MAPS)))
             table = table.append_column("map", maps)
@@ -103,16 +113,20 @@ class ScoreRow:
 
 def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: bool) -> ScoreRow:
     """Scores of one video. row: of PREPARED; E: float32 (S, H, W), unscaled; engagement: the model's output."""
-    outlines: list[list[float] | None] | None = row["outlines"]
-    P = None if outlines is None else rasterised(_polygons(outlines), *E.shape[1:])
-    scores = pe_scores(E, P)
-    if outlines is None:
+    scores = pe_scores(E, product_map(row, E.shape[-1]))
+    if row["outlines"] is None:
         status = Status.NO_PRODUCT
     else:
-        status = Status.OK if any(outline is not None for outline in outlines) else Status.NOT_LOCALISED
+        status = Status.OK if any(outline is not None for outline in row["outlines"]) else Status.NOT_LOCALISED
     columns = {name: row[name] for name in ("video_id", "product_id", *_MEDIA)}
     columns |= dataclasses.asdict(scores) | {"status": str(status), "predicted_engagement": engagement}
     return ScoreRow(columns, _known(row["core_s"]), _map_row(row, E) if with_map else None)
+
+
+def product_map(row: dict[str, Any], size: int) -> np.ndarray | None:
+    """P on E's grid, bool (S, size, size), of a row of PREPARED; None where the video has no product."""
+    outlines: list[list[float] | None] | None = row["outlines"]
+    return None if outlines is None else rasterised(_polygons(outlines), size, size)
 
 
 def _map_row(row: dict[str, Any], E: np.ndarray) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,14 +22,15 @@ from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
 from scoring.attribution import METHODS
-from scoring.graph import Resources, build_graph
+from scoring.evidence import summed_up
+from scoring.graph import EXAMINATION_CORE_S, Images, Resources, build_graph
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import check_model
 from scoring.settings import MapConfig, ProductConfig, VideoLimits
 from tracking.registry import StoredModel
 from tracking.runs import git_commit
-from training.models import load_checkpoint
+from training.models import ModelSpec, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Plan:
     """the rows still to be scored: video_id, video_uri, product_id"""
     all_ids: frozenset[str]
     """every id that must have a row at the end"""
-    images: dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]]
+    images: Images
     finished: int
     failed: int
     """finished rows whose status is failed"""
@@ -59,6 +61,10 @@ class Plan:
     config_hash: str
     input_size: int
     """the model's height and width, pixels: E's grid"""
+    sample: frozenset[str] = frozenset()
+    """ids of the videos whose maps are examined in brief"""
+    evidence: dict[str, Any] | None = None
+    """what an earlier run into this folder found out about the maps"""
 
 
 class LostRowsError(Exception):
@@ -77,33 +83,16 @@ def plan_scoring(
     limits: VideoLimits,
     limit: int | None,
     retry_failed: bool,
+    faithfulness_videos: int,
 ) -> Plan:
     """Check all that can be checked and find out what is left to do; writes nothing. Raises Refused."""
-    _check_settings(sampling, product, maps, limits, limit)
-    network = load_checkpoint(model.checkpoint)
-    try:
-        check_model(network.eval())
-    except ValueError as error:
-        raise Refused(f"--model {model.uri}: {error}") from error
-    spec = network.spec
-    if spec.sample_fps != sampling.sample_fps:
-        log.warning(
-            "warning: the model was trained on %g frames a second and is shown %g; --sample-fps %g would match it",
-            spec.sample_fps, sampling.sample_fps, spec.sample_fps,
-        )  # fmt: skip
-    videos = read_videos(videos_uri)
-    products = None if products_uri is None else read_products(products_uri)
-    if products is None:
-        with_product = videos.num_rows - videos["product_id"].null_count
-        if with_product:
-            raise Refused(
-                f"{videos_uri}: {with_product} videos have a product_id, but --products is not given; "
-                "give the products table, or leave the column product_id empty to score engagement alone"
-            )
-        images = {}
-    else:
-        check_references(videos, products, videos_uri, products_uri or "")
-        images = _images_of(products)
+    check_settings(sampling, product, maps, limits)
+    if limit is not None and limit < 1:
+        raise Refused(f"--limit is {limit}, expected at least 1")
+    if faithfulness_videos < 0:
+        raise Refused(f"--faithfulness-videos is {faithfulness_videos}, expected at least 0")
+    spec = explainable(model, sampling)
+    videos, images = catalogue_of(videos_uri, products_uri)
     depends = {
         "model": model.digest[:16],
         **{f"maps_{field}": value for field, value in dataclasses.asdict(maps).items()},
@@ -126,6 +115,7 @@ def plan_scoring(
     retried = frozenset(failed.to_pylist() if retry_failed else ())
     finished = set(there["video_id"].to_pylist()) - retried
     left = videos.filter(pc.invert(pc.is_in(ids, pa.array(sorted(finished), pa.string()))))
+    summary = output.summary() or {}
     return Plan(
         videos=left.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
         all_ids=frozenset(ids.to_pylist()),
@@ -138,7 +128,46 @@ def plan_scoring(
         config=config,
         config_hash=config_hash,
         input_size=spec.input_size,
+        sample=sampled(left["video_id"].to_pylist(), faithfulness_videos),
+        evidence=summary.get("faithfulness"),
     )
+
+
+def explainable(model: StoredModel, sampling: SamplingConfig) -> ModelSpec:
+    """What the model takes. Raises Refused where its maps could mean nothing (``check_model``)."""
+    network = load_checkpoint(model.checkpoint)
+    try:
+        check_model(network.eval())
+    except ValueError as error:
+        raise Refused(f"--model {model.uri}: {error}") from error
+    if network.spec.sample_fps != sampling.sample_fps:
+        log.warning(
+            "warning: the model was trained on %g frames a second and is shown %g; --sample-fps %g would match it",
+            network.spec.sample_fps, sampling.sample_fps, network.spec.sample_fps,
+        )  # fmt: skip
+    return network.spec
+
+
+def catalogue_of(videos_uri: str, products_uri: str | None) -> tuple[pa.Table, Images]:
+    """The videos and their products' photos, checked against one another. Raises Refused."""
+    videos = read_videos(videos_uri)
+    products = None if products_uri is None else read_products(products_uri)
+    if products is None:
+        with_product = videos.num_rows - videos["product_id"].null_count
+        if with_product:
+            raise Refused(
+                f"{videos_uri}: {with_product} videos have a product_id, but --products is not given; "
+                "give the products table, or leave the column product_id empty to score engagement alone"
+            )
+        return videos, {}
+    check_references(videos, products, videos_uri, products_uri or "")
+    return videos, _images_of(products)
+
+
+def sampled(video_ids: list[str], at_most: int, seed: int = 0) -> frozenset[str]:
+    """A few videos at random, one in ten at most, so that examining them stays cheap beside scoring."""
+    few = min(at_most, -(-len(video_ids) // 10))
+    return frozenset(random.Random(seed).sample(sorted(video_ids), few))
 
 
 class Tally:
@@ -150,6 +179,9 @@ class Tally:
         self.errors: collections.Counter[str] = collections.Counter()
         self.examples: dict[str, str] = {}
         self.core_seconds = dict.fromkeys(STAGES, 0.0)
+        self.figures: list[dict[str, float]] = []
+        """of the examined videos"""
+        self.examination_core_seconds = 0.0
         self.video_minutes = 0.0
         self.started = time.monotonic()
 
@@ -163,6 +195,10 @@ class Tally:
             self.video_minutes += (row["seconds"] or 0) / sample_fps / 60
             for stage in STAGES:
                 self.core_seconds[stage] += row["core_s"][stage] or 0.0
+            if row["figures"]:
+                figures = dict(row["figures"])
+                self.examination_core_seconds += figures.pop(EXAMINATION_CORE_S)
+                self.figures.append(figures)
 
     @property
     def wall_seconds(self) -> float:
@@ -218,6 +254,7 @@ def run_scoring(
             provenance,
             resources,
             save_maps,
+            plan.sample,
         )
         for rows in _tally_rows(graph):
             tally.add(rows, sampling.sample_fps)
@@ -253,6 +290,7 @@ def finish(
         **tally.summary(cores),
         "videos": {status.value: statuses[status] for status in Status},
         "errors": dict(errors),
+        "faithfulness": _evidence(plan, tally),
         "provenance": dataclasses.asdict(provenance),
         "code_version": git_commit(),
         "config": config,
@@ -261,15 +299,23 @@ def finish(
     return summary
 
 
+def _evidence(plan: Plan, tally: Tally) -> dict[str, Any] | None:
+    """Of the larger sample, this run's or an earlier one's."""
+    if plan.evidence is not None and plan.evidence["videos"] > len(tally.figures):
+        return plan.evidence
+    if not tally.figures:
+        return None
+    return summed_up(tally.figures) | {"core_seconds": tally.examination_core_seconds}
+
+
 def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
     batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
         yield batch.to_pylist()
 
 
-def _check_settings(
-    sampling: SamplingConfig, product: ProductConfig, maps: MapConfig, limits: VideoLimits, limit: int | None
-) -> None:
+def check_settings(sampling: SamplingConfig, product: ProductConfig, maps: MapConfig, limits: VideoLimits) -> None:
+    """Raises Refused for a setting that makes no sense."""
     if maps.method not in METHODS:
         raise Refused(f"--method {maps.method}: there is no such method; choose one of {', '.join(METHODS)}")
     for flag, blur in (("--smooth-pixels", maps.smooth_pixels), ("--smooth-seconds", maps.smooth_seconds)):
@@ -294,11 +340,9 @@ def _check_settings(
         raise Refused(f"--match-ratio is {product.match_ratio}, expected a number above 0 and at most 1")
     if product.min_inliers < 4:
         raise Refused(f"--min-inliers is {product.min_inliers}, a homography needs at least 4")
-    if limit is not None and limit < 1:
-        raise Refused(f"--limit is {limit}, expected at least 1")
 
 
-def _images_of(products: pa.Table) -> dict[str, Any]:
+def _images_of(products: pa.Table) -> Images:
     outlines = products["image_outlines"].to_pylist() if "image_outlines" in products.column_names else None
     rows = zip(products["product_id"].to_pylist(), products["image_uris"].to_pylist(), strict=True)
     return {

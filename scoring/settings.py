@@ -34,8 +34,14 @@ class FaithfulnessConfig:
     """parts in which tubelets are deleted and inserted"""
     random_orders: int = 3
     """random orders that E's is compared with"""
-    seed: int = 0
-    """of random orders and weights"""
+    faithfulness_seed: int = 0
+    """of the sample, random orders and random weights"""
+    brief: bool = False
+    """one infill, no order from the centre, all weights drawn anew at once: a fraction of the cost"""
+
+
+BRIEF = FaithfulnessConfig(levels=4, random_orders=1, brief=True)
+"""What every scoring run does on a few of its videos: about eight maps' cost each."""
 
 
 @dataclasses.dataclass(frozen=True)

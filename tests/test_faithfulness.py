@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scoring.faithfulness import alike, gains, perturbed, randomised, reencoded, stability, tubelets
+from scoring.faithfulness import Examiner, alike, perturbation_curves, randomised, reencoded, stability, tubelets
 from scoring.saliency import EngagementMapper, engagement_map
-from scoring.settings import FaithfulnessConfig
+from scoring.settings import FaithfulnessConfig, MapConfig
 from training.models import EngagementModel, ModelSpec, for_inference
 
 SIZE = 32
@@ -40,25 +40,38 @@ def test_tubelets_are_squares_of_a_second():
     assert cells[0, 0, 0] != cells[1, 0, 0]
 
 
+def areas(E: np.ndarray, clip: np.ndarray, config: FaithfulnessConfig = CONFIG) -> dict[str, float]:
+    return {name: curve.mean() for name, curve in perturbation_curves(corner, clip, E, config).items()}
+
+
 def test_a_map_of_what_matters_beats_other_orders_and_one_of_what_does_not_loses():
     clip = textured()
     right = np.zeros(clip.shape[:3])
     right[0, :8, :8] = 1
-    areas = perturbed(corner, clip, right, CONFIG)
-    assert len(areas) == 2 * 2 * 3  # deletion and insertion, infills, orders
     spread = corner([clip])[0]
-    assert areas["deletion", "mean colour", "E"] == pytest.approx(spread)  # gone with the first tubelet
-    assert areas["insertion", "mean colour", "E"] == pytest.approx(0)  # back with the first
-    for over in ("random", "centre"):
-        assert min(gains(areas, over).values()) > 0.1 * spread
-    assert max(gains(perturbed(corner, clip, 1 - right, CONFIG)).values()) < 0
+    curves = perturbation_curves(corner, clip, right, CONFIG)
+    assert len(curves) == 2 * 2 * 3  # deletion and insertion, infills, orders
+    assert curves["deletion/mean colour/E"] == pytest.approx([spread] * 3)  # gone with the first tubelet
+    assert curves["insertion/mean colour/E"] == pytest.approx([0] * 3)  # back with the first
+    good, bad = areas(right, clip), areas(1 - right, clip)
+    for infill in ("blur", "mean colour"):
+        for other in ("random", "centre"):
+            assert good[f"deletion/{infill}/E"] > good[f"deletion/{infill}/{other}"] + 0.1 * spread
+            assert good[f"insertion/{infill}/E"] < good[f"insertion/{infill}/{other}"] - 0.1 * spread
+        assert bad[f"deletion/{infill}/E"] < bad[f"deletion/{infill}/random"]
+        assert bad[f"insertion/{infill}/E"] > bad[f"insertion/{infill}/random"]
 
 
 def test_a_map_that_says_nothing_is_like_a_random_order():
-    flat = [gains(perturbed(corner, textured(seed=seed), np.ones((3, SIZE, SIZE)), FaithfulnessConfig(8, 4, 4, seed)))
+    flat = [areas(np.ones((3, SIZE, SIZE)), textured(seed=seed), FaithfulnessConfig(8, 4, 4, seed))
             for seed in range(40)]  # fmt: skip
-    mean = np.mean([gain["deletion", "mean colour"] for gain in flat])
+    mean = np.mean([found["deletion/mean colour/E"] - found["deletion/mean colour/random"] for found in flat])
     assert abs(mean) < 0.15 * corner([textured()])[0]
+
+
+def test_a_brief_examination_takes_one_infill():
+    found = areas(np.ones((3, SIZE, SIZE)), textured(), FaithfulnessConfig(8, 4, 1, brief=True))
+    assert set(found) == {f"{what}/blur/{order}" for what in ("deletion", "insertion") for order in ("E", "random")}
 
 
 def test_ever_more_stages_are_drawn_anew_and_the_model_is_left_as_it_was():
@@ -83,7 +96,8 @@ def test_ever_more_stages_are_drawn_anew_and_the_model_is_left_as_it_was():
 
 def test_maps_are_compared_with_those_of_the_clip_encoded_again_moved_and_mirrored():
     mapper = EngagementMapper(for_inference(network()))
-    found = stability(mapper, textured())
+    clip = textured()
+    found = stability(mapper, clip, mapper([clip])[0][0])
     assert set(found) == {"encoded again", "moved by a pixel", "mirrored"}
     assert all(-1 <= value <= 1 for value in found.values())
     assert found["encoded again"] > 0.3
@@ -108,3 +122,29 @@ def test_alike_is_a_rank_correlation():
     assert alike(a, a**3) == pytest.approx(1)
     assert alike(a, -a) == pytest.approx(-1)
     assert alike(a, np.zeros_like(a)) == 0
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_an_examination_of_clips(brief: bool):
+    config = FaithfulnessConfig(8, 3, 1, brief=brief)
+    examine = Examiner(network(), "cpu", MapConfig(), config, shuffled=network(1), others=[network(), network(2)])
+    clips = [textured(3), textured(5, 1)]
+    shown = np.ones(clips[0].shape[:3], bool)
+    first, second = examine(clips, [shown, None])
+    stages = {"stem"} if brief else {"fc", "layer4", "layer3", "layer2", "layer1", "stem"}
+    assert {name.removeprefix("randomised/") for name in first if name.startswith("randomised")} == stages
+    assert {name for name in first if name.count("/") == 3} == {
+        f"{what}/{infill}/{order}/{level}"
+        for what in ("deletion", "insertion")
+        for infill in (("blur",) if brief else ("blur", "mean colour"))
+        for order in (("E", "random") if brief else ("E", "centre", "random"))
+        for level in (1, 2)
+    }
+    assert first["model/0"] == pytest.approx(1)  # the same weights
+    assert first["model/1"] < 0.9
+    assert first["shuffled"] < 0.9
+    assert first["pe/own"] == pytest.approx(first["pe/0"])
+    assert first["pe/own"] > 0
+    assert set(second) == {name for name in first if not name.startswith("pe/")}  # nothing is known of its product
+    (alone,) = examine(clips[1:], [None])
+    assert second == pytest.approx(alone, abs=1e-3)

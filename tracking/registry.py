@@ -29,6 +29,7 @@ from tracking.names import (
     COMPARED_WITH,
     MODEL_NAME,
     PROJECT,
+    SHUFFLED,
 )
 from tracking.runs import Run, connect
 
@@ -122,6 +123,23 @@ def load(uri: str) -> StoredModel:
         raise Refused(f"--model {uri} holds no {CHECKPOINT}: it was not registered by jobs.train")
     content = found[0].read_bytes()
     return StoredModel(uri, version, hashlib.sha256(content).hexdigest(), content)
+
+
+def shuffled_control(uri: str) -> StoredModel | None:
+    """The same network trained on shuffled labels, out of the training run of a registered model; None where there
+    is none, as of a checkpoint file or after ``--no-shuffled-control``."""
+    match = re.match(r"^(models|runs):/", uri)
+    if match is None:
+        return None
+    connect()
+    client = MlflowClient()
+    try:
+        run_id = version_of(uri) if match[1] == "runs" else client.get_model_version(MODEL_NAME, version_of(uri)).run_id
+        if not run_id or not client.list_artifacts(run_id, SHUFFLED):
+            return None
+        return load(f"runs:/{run_id}/{SHUFFLED}")
+    except (MlflowException, Refused):
+        return None
 
 
 def promote(version: str, force: bool = False) -> None:

@@ -6,13 +6,10 @@ The page fetches nothing and runs nothing; every text that comes from the tables
 """
 
 import datetime
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 import pyarrow as pa
@@ -24,6 +21,8 @@ from scipy.stats import percentileofscore
 
 from catalog.errors import ErrorCode
 from catalog.schemas import Status
+from scoring.evidence import in_words, verdicts
+from views.page import INK, RC, environment, svg, time_text
 
 SHOWN_EACH_END = 5
 MAX_TABLE_ROWS = 500
@@ -36,20 +35,8 @@ _TABLE_COLUMNS = [
 _PER_SECOND = ["e_per_second", "p_per_second", "pe_per_second"]
 _ORIGIN = ["model_uri", "model_version", "config_hash", "code_version", "run_id", "scored_at"]
 _ABOUT_VIDEO = ["title", "creator_id", "posted_at"]
-_E, _P, _PE, _INK = "#0072B2", "#B85000", "#7A1F5C", "#1F2328"
+_E, _P, _PE = "#0072B2", "#B85000", "#7A1F5C"
 _TIMELINE_MARGINS = {"left": 0.2, "right": 0.98, "bottom": 0.19, "top": 0.97, "hspace": 0.4}
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pe-score",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": "#8C8C8C",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def report_page(
@@ -77,12 +64,13 @@ def report_page(
         row |= dict.fromkeys(_ABOUT_VIDEO) | {"percentile": _percentile(with_pe, row["pe_score"])}
     if videos is not None:
         _add_what_is_known([*listed, *ends["Highest PE"], *ends["Lowest PE"]], videos)
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         _draw_timelines([*ends["Highest PE"], *ends["Lowest PE"]], float(config.get("sample_fps") or 1.0))
         distributions, scatter = _distributions(scores), _scatter(scores)
     statuses = {status: _count(scores, "status", status) for status in Status}
-    page = _environment().get_template("report.html")
-    return page.render(
+    templates = environment(score=_score_text, rank=_rank_text, share=_share_text, when=time_text, in_words=in_words)
+    evidence = (summary or {}).get("faithfulness")
+    return templates.get_template("report.html").render(
         total=scores.num_rows,
         statuses=statuses,
         obstacle=_obstacle(scores.num_rows, statuses),
@@ -95,6 +83,8 @@ def report_page(
         distributions=distributions,
         scatter=scatter,
         scatter_cap=MAX_SCATTER_POINTS,
+        evidence=evidence,
+        verdicts=verdicts(evidence) if evidence else [],
         rows=listed,
         about=[name for name in _ABOUT_VIDEO if any(row[name] is not None for row in listed)],
         summary=summary,
@@ -188,14 +178,14 @@ def _distributions(scores: pa.Table) -> list[dict[str, Any]]:
         span = None if values.min() < values.max() else (0, 2 * values[0] or 1)
         axes.hist(values, bins=bins, range=span, color=colour, edgecolor="white", linewidth=0.8)
         median = float(np.median(values))
-        axes.axvline(median, color=_INK, linewidth=1.2, linestyle="--")
+        axes.axvline(median, color=INK, linewidth=1.2, linestyle="--")
         axes.set(xlabel=column, ylabel="videos")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if column == "p_score":
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         label = f"{len(values)} videos from {text(values.min())} to {text(values.max())}"
-        drawn.append({"title": title, "n": len(values), "median": text(median), "svg": _svg(figure, column, label)})
+        drawn.append({"title": title, "n": len(values), "median": text(median), "svg": svg(figure, column, label)})
     return drawn
 
 
@@ -210,14 +200,14 @@ def _scatter(scores: pa.Table) -> Markup | None:
         p, e, pe = p[shown], e[shown], pe[shown]
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    points = axes.scatter(p * 100, e, c=pe, cmap="cividis", s=30, edgecolors=_INK, linewidths=0.5)
+    points = axes.scatter(p * 100, e, c=pe, cmap="cividis", s=30, edgecolors=INK, linewidths=0.5)
     axes.set_xlabel("product’s share of the picture, % (p_score)")
     axes.set_ylabel("attention on the product (e_on_product)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     figure.colorbar(points, ax=axes, label="PE (pe_score)", ticks=MaxNLocator(5))
     label = f"{len(p)} videos: attention on the product against its share of the picture, coloured by PE"
-    return _svg(figure, "scatter", label)
+    return svg(figure, "scatter", label)
 
 
 def _draw_timelines(rows: Sequence[dict[str, Any]], samples_per_second: float) -> None:
@@ -241,28 +231,7 @@ def _draw_timelines(rows: Sequence[dict[str, Any]], samples_per_second: float) -
             axes.set_ylabel(name.removesuffix("_per_second").upper(), rotation=0, ha="right", va="center")
         panels[-1].set_xlabel("second")
         label = f"E, P and PE second by second. {row['in_words']}"
-        row["timeline"] = _svg(figure, f"timeline{number}", label)
-
-
-def _svg(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as inline SVG whose ids are unique on the page."""
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = sink.getvalue()
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
-    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("views"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"score": _score_text, "rank": _rank_text, "share": _share_text, "when": _time_text}
-    return environment
+        row["timeline"] = svg(figure, f"timeline{number}", label)
 
 
 def _score_text(value: float | None) -> str:
@@ -279,7 +248,3 @@ def _rank_text(value: float | None) -> str:
     if value is None:
         return "–"
     return "> 99" if value > 99.5 else "< 1" if value < 0.5 else f"{value:.0f}"
-
-
-def _time_text(value: datetime.datetime) -> str:
-    return f"{value:%Y-%m-%d %H:%M} UTC"

@@ -22,6 +22,7 @@ from tracking.names import (
     CHAMPION_GAIN,
     COMPARED_WITH,
     MODEL_NAME,
+    SHUFFLED,
 )
 from tracking.runs import Run, git_commit
 from training.baselines import baselines, metadata_features
@@ -36,8 +37,6 @@ from views.model_card import model_card
 
 if TYPE_CHECKING:
     from jobs.steps.train import Plan
-
-SHUFFLED = "shuffled"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jobs.command import (
 )
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
+from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
@@ -23,6 +24,9 @@ from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
 
+EXAMINATION_S = 600.0
+"""that examining a video's map may take"""
+
 
 def main(config: ScoreConfig) -> int:
     settings = resolved(config)
@@ -30,7 +34,7 @@ def main(config: ScoreConfig) -> int:
     model = registry.load(config.model)
     plan = plan_scoring(
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
-        settings, config.limits, config.limit, config.retry_failed,
+        settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos,
     )  # fmt: skip
     console.print(
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
@@ -61,6 +65,7 @@ def _score(
     progress = ProgressLog("scoring", plan.videos.num_rows)
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
+    limit_s += EXAMINATION_S * len(plan.sample)
     with StallWatch(limit_s) as watch:
 
         def on_progress(tally: Tally) -> None:
@@ -81,6 +86,11 @@ def _score(
     run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
     return _exit_code(config, summary)
+
+
+def print_evidence(evidence: dict) -> None:
+    for verdict in verdicts(evidence):
+        console.print(f"{'passed' if verdict.passed else 'FAILED'}: {verdict.claim}: {verdict.figure}")
 
 
 def _exit_code(config: ScoreConfig, summary: dict) -> int:
@@ -120,6 +130,8 @@ def _print_summary(output: OutputFolder, summary: dict) -> None:
             f"cost: {summary['core_seconds_per_video_minute']:.2f} core-seconds a minute of video ({stages}); "
             f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
         )
+    if summary["faithfulness"]:
+        print_evidence(summary["faithfulness"])
     for code, n in sorted(summary["errors"].items()):
         example = summary["error_examples"].get(code)
         console.print(f"failed, {code}: {n}{f', such as {example}' if example else ''}")

@@ -32,10 +32,10 @@ from jobs.command import (
     resolved,
 )
 from jobs.steps.folders import check_shared
-from jobs.steps.judge import SHUFFLED, judge, print_judged, publish
+from jobs.steps.judge import judge, print_judged, publish
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
-from tracking.names import CHALLENGER, MODEL_NAME, TRAINING_RUNS
+from tracking.names import CHALLENGER, MODEL_NAME, SHUFFLED, TRAINING_RUNS
 from tracking.runs import Run, open_run, ui_command
 from training.clips import Clips, cached_clips
 from training.models import EngagementModel, ModelSpec, load_pretrained
