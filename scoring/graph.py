@@ -20,6 +20,7 @@ from catalog.actors import RESTARTS
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
+from catalog.schemas import Status
 from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
@@ -250,7 +251,7 @@ class EngageActor:
         spent = (time.process_time() - started) / sum(row["seconds"] for row in rows)
         results = [r.with_core_seconds("engage", spent * row["seconds"]) for r, row in zip(results, rows, strict=True)]
         for i, row in enumerate(rows):
-            if row["video_id"] in self.sample and not results[i].scores["error_code"]:
+            if row["video_id"] in self.sample and results[i].scores["status"] != Status.FAILED:
                 results[i] = dataclasses.replace(results[i], figures=self._examined(row))
         return results
 

@@ -164,6 +164,15 @@ def test_the_run_is_in_mlflow(catalogue: Catalogue, scored: subprocess.Completed
     assert run.data.params["max_seconds"] == "3.0"
 
 
+def test_a_few_maps_are_examined(catalogue: Catalogue, scored: subprocess.CompletedProcess):
+    evidence = json.loads((catalogue.folder / "mixed" / "run.json").read_text())["faithfulness"]
+    assert 1 <= evidence["videos"] <= -(-len(input_ids(catalogue)) // 10)
+    assert [gain["what"] for gain in evidence["gains"]] == ["deletion", "insertion"]
+    assert list(evidence["randomised"]) == ["stem"]
+    assert evidence["core_seconds"] > 0
+    assert "with all weights drawn anew E is another map" in scored.stdout
+
+
 def test_saved_maps_agree_with_the_scores(catalogue: Catalogue, scored: subprocess.CompletedProcess):
     rows = rows_of(catalogue.folder / "mixed")
     parts = sorted((catalogue.folder / "mixed" / "maps").glob("*.parquet"))
