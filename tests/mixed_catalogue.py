@@ -57,9 +57,13 @@ class Catalogue:
         ]
         return b"\n".join(dump.stdout + dump.stderr for dump in dumps).decode(errors="replace")
 
-    def flags(self, output: str, videos: str = "videos") -> list[str]:
+    def inputs(self, videos: str = "videos") -> list[str]:
         tables = ["--videos", f"{self.folder}/{videos}.parquet", "--products", f"{self.folder}/products.parquet"]
-        return [*tables, "--model", f"{self.folder}/model.pt", "--output", f"{self.folder}/{output}"]
+        return [*tables, "--model", f"{self.folder}/model.pt"]
+
+    def flags(self, output: str, videos: str = "videos", examined: int = 0) -> list[str]:
+        """Of jobs.score; examining maps, which takes its time, only where a test asks for it."""
+        return [*self.inputs(videos), "--output", f"{self.folder}/{output}", "--faithfulness-videos", str(examined)]
 
     def score(self, *flags: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "jobs.score", *flags]

@@ -37,7 +37,7 @@ def other_model(path: Path, seed: int = 5, input_size: int = 64) -> Path:
 def test_a_sample_is_examined_and_written_up(catalogue: Catalogue, tmp_path: Path):
     output, other = tmp_path / "out", other_model(tmp_path / "other.pt")
     command = [
-        sys.executable, "-m", "jobs.faithfulness", *catalogue.flags("unused")[:-2], "--output", str(output),
+        sys.executable, "-m", "jobs.faithfulness", *catalogue.inputs(), "--output", str(output),
         "--shuffled-model", str(other), "--other-models", str(catalogue.folder / "model.pt"), str(other),
         "--levels", "3", "--random-orders", "1", "--max-seconds", "3", "--max-duration", "5",
         "--max-failed-fraction", "0.9",

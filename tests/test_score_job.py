@@ -51,7 +51,13 @@ def scored(catalogue: Catalogue) -> subprocess.CompletedProcess[str]:
 
 
 def first_command(catalogue: Catalogue) -> list[str]:
-    return [*catalogue.flags("mixed"), "--config", f"{catalogue.folder}/settings.yaml", "--max-seconds", "3"]
+    return [
+        *catalogue.flags("mixed", examined=8),
+        "--config",
+        f"{catalogue.folder}/settings.yaml",
+        "--max-seconds",
+        "3",
+    ]
 
 
 def rows_of(output: Path) -> dict[str, dict[str, Any]]:

@@ -135,6 +135,15 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     assert "cannot be told from chance" in version.description
     stored = {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id)}
     assert {"held_out_predictions.csv", "calibration.csv", "shuffled", "data"} <= stored
+    own = registry.load("models:/pe-engagement@challenger")
+    control = registry.shuffled_control(f"runs:/{run.info.run_id}/model")
+    assert control is not None
+    assert control.digest != own.digest
+    assert load_checkpoint(control.checkpoint).spec.architecture == "r3d_18_w16"
+    by_alias = registry.shuffled_control("models:/pe-engagement@challenger")
+    assert by_alias is not None
+    assert by_alias.digest == control.digest
+    assert registry.shuffled_control("model.pt") is None
     assert not list(Path(tracked["STORAGE"]).glob("runs/train-*/*/checkpoint*"))
 
 
