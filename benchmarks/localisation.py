@@ -9,6 +9,7 @@ Figures are of videos by creators that training has not seen (PE: of all), with 
 pointing    share of the seconds with the element in which E's maximum lies within 3 pixels of it (of 112: what 15 are
             of the 500 of the classic game's images)
 AUC         of telling the element's pixels and seconds from all others
+less rim    the same without the 3 pixels around the element
 mass        share of E on the element
 /distractor E a pixel on the element over E a pixel on the equally striking distractor
 over time   Spearman of E's mean in each second with the element's planted amount there
@@ -47,7 +48,7 @@ from training.settings import SplitConfig, TargetConfig
 from training.splits import held_out_ids
 
 TOLERANCE_PX = 3
-FIGURES = ("pointing", "AUC", "mass", "/distractor", "over time")
+FIGURES = ("pointing", "AUC", "less rim", "mass", "/distractor", "over time")
 
 
 def centre(clip: np.ndarray) -> np.ndarray:
@@ -68,22 +69,22 @@ BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def variants() -> dict[str, MapConfig]:
-    found = {method: MapConfig(method) for method in METHODS}
-    for pixels, seconds in ((1.0, 0.0), (2.0, 0.0), (3.0, 0.0), (4.0, 0.0), (2.0, 0.5), (3.0, 1.0)):
+    found = {method: MapConfig(method, smooth_pixels=0.0) for method in METHODS}
+    for pixels, seconds in ((1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (1.0, 0.5), (3.0, 1.0)):
         name = f"gradient, {pixels:g} px" + (f", {seconds:g} s" if seconds else "")
         found[name] = MapConfig(smooth_pixels=pixels, smooth_seconds=seconds)
     for method in ("smoothgrad", "integrated_gradients", "grad_x_input"):
-        found[f"{method}, 3 px"] = MapConfig(method, smooth_pixels=3.0)
+        found[f"{method}, 1 px"] = MapConfig(method, smooth_pixels=1.0)
     return found
 
 
 def judged(E: np.ndarray, masks: Masks, weight: np.ndarray) -> dict[str, float]:
     seconds = np.flatnonzero(masks.element.any(axis=(1, 2)))
     near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * TOLERANCE_PX + 1,) * 2)
-    hits = []
-    for second in seconds:
-        reached = cv2.dilate(masks.element[second].astype(np.uint8), near).astype(bool)
-        hits.append(reached[E[second] == E[second].max()].mean())  # of a map with several maxima: the chance of a hit
+    reached = np.stack([cv2.dilate(mask.astype(np.uint8), near).astype(bool) for mask in masks.element])
+    # of a map with several maxima: the chance of a hit
+    hits = [reached[second][E[second] == E[second].max()].mean() for second in seconds]
+    clear = masks.element | ~reached
     planted = weight * masks.element.mean(axis=(1, 2))
     over_time = E.mean(axis=(1, 2))
     moves = np.ptp(planted) > 0 and np.ptp(over_time) > 1e-9
@@ -92,6 +93,7 @@ def judged(E: np.ndarray, masks: Masks, weight: np.ndarray) -> dict[str, float]:
     return {
         "pointing": float(np.mean(hits)) if hits else np.nan,
         "AUC": float(roc_auc_score(masks.element.ravel(), E.ravel())) if some else np.nan,
+        "less rim": float(roc_auc_score(masks.element[clear], E[clear])) if some else np.nan,
         "mass": float(E[masks.element].sum() / E.sum()) if some and E.any() else np.nan,
         "/distractor": float(E[masks.element].mean() / E[masks.distractor].mean()) if some and apart else np.nan,
         "over time": float(scipy.stats.spearmanr(planted, over_time).statistic) if moves else np.nan,
@@ -116,8 +118,9 @@ def table_of(world: WorldPaths, checkpoint: bytes) -> Table:
     columns = videos.select(["video_id", "video_uri", "creator_id"]).to_pandas()
     rows = pd.read_parquet(world.truth).merge(columns)
     unseen = set(held_out_ids(videos, str(world.videos), TargetConfig(), SplitConfig()))
-    mappers = {method: EngagementMapper(for_inference(load_checkpoint(checkpoint)), config=MapConfig(method))
-               for method in METHODS}  # fmt: skip
+    plainly = {method: MapConfig(method, smooth_pixels=0.0) for method in METHODS}
+    mappers = {method: EngagementMapper(for_inference(load_checkpoint(checkpoint)), config=config)
+               for method, config in plainly.items()}  # fmt: skip
     found = []
     for row in track(rows.to_dict("records"), "mapping"):
         clip = np.stack([network_input(frame, GRID) for frame in iter_frames(row["video_uri"])])

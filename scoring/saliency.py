@@ -35,12 +35,12 @@ def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapCo
     """E of one clip.
 
     clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled; a frame of one colour
-    gets 0. method: a name of ``scoring.attribution.METHODS``, or all settings. A model in training mode is used as at
-    inference and left as it was.
+    gets 0. method: a name of ``scoring.attribution.METHODS``, for the map as its authors have it, or all settings. A
+    model in training mode is used as at inference and left as it was.
     Raises ValueError for a method that does not exist (naming those that do), for a misshapen clip, and for a model
     that cannot be explained (``check_model``).
     """
-    config = method if isinstance(method, MapConfig) else MapConfig(method=method)
+    config = method if isinstance(method, MapConfig) else MapConfig(method, smooth_pixels=0.0)
     training = model.training
     try:
         ((E, _),) = EngagementMapper(model, str(model.mean.device), config, exact=True)([clip])
@@ -76,15 +76,15 @@ class EngagementMapper:
     """Maps and predictions of many clips on one device, at the precision that is safe there.
 
     ``model`` should come through ``training.models.for_inference``; it is taken over: put into eval mode and, on
-    CPUs that stay with fp32, given cheaper convolutions. Weights must not change afterwards. ``exact``: the model as it
-    is, in its own precision.
+    CPUs that stay with fp32, given cheaper convolutions. Weights must not change afterwards. config: without one, the
+    gradient as published. ``exact``: the model as it is, in its own precision.
     Raises ValueError for a method that does not exist and for a model that cannot be explained (``check_model``).
     """
 
     def __init__(
         self, model: EngagementModel, device: str = "cpu", config: MapConfig | None = None, exact: bool = False
     ):
-        self.config = config or MapConfig()
+        self.config = config or MapConfig(smooth_pixels=0.0)
         if self.config.method not in METHODS:
             known = ", ".join(METHODS)
             raise ValueError(f"unknown engagement map method {self.config.method!r}; choose one of {known}")

@@ -10,8 +10,9 @@ class MapConfig:
     method: str = "gradient"
     """gradient (as published), smoothgrad, grad_x_input, integrated_gradients, grad_cam, or spectral_residual, which
     asks no model"""
-    smooth_pixels: float = 0.0
-    """standard deviation of the Gaussian that E is blurred with in each second, pixels of the model's input"""
+    smooth_pixels: float = 1.0
+    """standard deviation of the Gaussian that E is blurred with in each second, pixels of the model's input; 0: E as
+    published"""
     smooth_seconds: float = 0.0
     """standard deviation of the Gaussian that E is blurred with over time, sampled frames"""
     map_samples: int = 16

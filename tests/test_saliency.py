@@ -1,5 +1,6 @@
 """E is the prediction's gradient: against finite differences, Captum and answers worked out by hand."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -106,9 +107,9 @@ def test_a_frame_of_one_colour_gets_nothing(level: int, method: str):
     engagement = engagement_map(small_model(), clip, MapConfig(method, smooth_seconds=1.0, smooth_pixels=1.0))
     assert not engagement[1:3].any()
     assert engagement[[0, 3]].any()
-    ((engagement, predicted),) = EngagementMapper(for_inference(small_model()), config=MapConfig(method))(
-        [np.full_like(clip, level)]
-    )
+    ((engagement, predicted),) = EngagementMapper(
+        for_inference(small_model()), config=MapConfig(method, smooth_pixels=0)
+    )([np.full_like(clip, level)])
     assert not engagement.any()
     assert np.isfinite(predicted)
 
@@ -211,9 +212,13 @@ def test_smoothgrad_is_captums_saliency_of_noisy_copies_averaged():
     for copy in seeded_noise(pixels, 5, seed=3):
         total += Saliency(model).attribute((pixels + 0.2 * copy).requires_grad_(True), abs=False)
     expected = (total / 5).abs().amax(dim=1)[0].numpy()
-    found = engagement_map(model, clip, MapConfig("smoothgrad", map_samples=5, map_noise=0.2, map_seed=3))
+    found = engagement_map(
+        model, clip, MapConfig("smoothgrad", smooth_pixels=0, map_samples=5, map_noise=0.2, map_seed=3)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
-    other = engagement_map(model, clip, MapConfig("smoothgrad", map_samples=5, map_noise=0.2, map_seed=30))
+    other = engagement_map(
+        model, clip, MapConfig("smoothgrad", smooth_pixels=0, map_samples=5, map_noise=0.2, map_seed=30)
+    )
     assert 0.5 < alike(found, other) < 0.9999
 
 
@@ -230,7 +235,7 @@ def test_integrated_gradients_equal_captums():
     pixels = to_input(torch.from_numpy(clip[None]))
     signed = IntegratedGradients(model).attribute(pixels, n_steps=12, method="gausslegendre")
     expected = signed.abs().amax(dim=1)[0].detach().numpy()
-    found = engagement_map(model, clip, MapConfig("integrated_gradients", map_samples=12))
+    found = engagement_map(model, clip, MapConfig("integrated_gradients", smooth_pixels=0, map_samples=12))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
@@ -332,8 +337,12 @@ class Attentive(nn.Module):
 
 def test_windows_of_a_long_video_blend_without_seams():
     clip = noise(150)
-    whole, mean = EngagementMapper(Attentive(), exact=True, config=MapConfig(window_frames=150))([clip])[0]  # pyright: ignore
-    windowed, predicted = EngagementMapper(Attentive(), exact=True, config=MapConfig(window_frames=32))([clip])[0]  # pyright: ignore
+    whole, mean = EngagementMapper(Attentive(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=150))(
+        [clip]
+    )[0]  # pyright: ignore
+    windowed, predicted = EngagementMapper(
+        Attentive(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=32)
+    )([clip])[0]  # pyright: ignore
     np.testing.assert_allclose(windowed, whole * 150 / 32, rtol=1e-4)
     assert predicted == pytest.approx(mean, rel=0.01)
 
