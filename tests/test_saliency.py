@@ -1,6 +1,5 @@
 """E is the prediction's gradient: against finite differences, Captum and answers worked out by hand."""
 
-import dataclasses
 import itertools
 from types import SimpleNamespace
 from typing import Any
