@@ -29,8 +29,8 @@ def summed_up(found: Sequence[Mapping[str, float]], others: Sequence[str] = ()) 
 
     videos: how many. curves: ``deletion`` or ``insertion``/INFILL/ORDER -> mean, low and high at every level, in
     standard deviations of the target. gains: by how much E's order is better than another (area between the curves,
-    above 0 is better). randomised, shuffled, stability, models: Spearman of E with another map; ``pe_ranking``:
-    Spearman of the videos' PE scores by E and by the other model's.
+    above 0 is better). randomised, randomised_inside, shuffled, stability, models: Spearman of E with another map;
+    ``pe_ranking``: Spearman of the videos' PE scores by E and by the other model's.
     """
     every = pd.DataFrame([dict(figures) for figures in found])
     curves = _curves(every)
@@ -42,6 +42,7 @@ def summed_up(found: Sequence[Mapping[str, float]], others: Sequence[str] = ()) 
         },
         "gains": _gains(curves),
         "randomised": _intervals(every, "randomised/"),
+        "randomised_inside": _intervals(every, "randomised_inside/"),
         "shuffled": interval(every[SHUFFLED]) if SHUFFLED in every else None,
         "stability": _intervals(every, "stability/"),
         "models": [
@@ -76,9 +77,12 @@ def verdicts(evidence: Mapping[str, Any]) -> list[Verdict]:
         )
         for gain in evidence["gains"]
     ]
-    for stage, alike in list(evidence["randomised"].items())[-1:]:
+    for stage, alike in list(evidence["randomised_inside"].items())[-1:]:
         claim = "with all weights drawn anew E is another map, so it is about what was learned"
-        found.append(Verdict(claim, abs(alike["mean"]) < UNRELATED, f"Spearman {in_words(alike)} down to {stage}"))
+        figure = (
+            f"Spearman {in_words(alike)} inside the frame; with its border {in_words(evidence['randomised'][stage])}"
+        )
+        found.append(Verdict(claim, abs(alike["mean"]) < UNRELATED, figure))
     return found
 
 

@@ -21,6 +21,8 @@ from scoring.settings import FaithfulnessConfig, MapConfig
 from training.models import EngagementModel, for_inference
 
 Predict = Callable[[Sequence[np.ndarray]], list[float]]
+BORDER = 1 / 7
+"""of the frame on each side, 16 of 112 pixels"""
 REENCODED_CRF = 32
 """H.264 constant rate factor: what a platform's low rung looks like"""
 
@@ -53,8 +55,9 @@ class Examiner:
 
         Of a clip longer than a window only the first window is looked at.
         -> a dictionary of figures for each clip: ``deletion/INFILL/ORDER/LEVEL`` and ``insertion/...`` as of
-        ``perturbation_curves``; Spearman of E with another map: ``randomised/STAGE``, ``shuffled``,
-        ``stability/CHANGE``, ``model/NUMBER``; the PE score by E and by other models' E: ``pe/own``, ``pe/NUMBER``.
+        ``perturbation_curves``; Spearman of E with another map: ``randomised/STAGE`` and, ``inside`` of the frame,
+        ``randomised_inside/STAGE``, ``shuffled``, ``stability/CHANGE``, ``model/NUMBER``; the PE score by E and by
+        other models' E: ``pe/own``, ``pe/NUMBER``.
         """
         clips = [clip[: self.maps.window_frames] for clip in clips]
         products = [P if P is None else P[: self.maps.window_frames] for P in products]
@@ -67,7 +70,9 @@ class Examiner:
         stages = [name for name, _ in self.model.network.named_children()]
         for name, copied in randomised(self.model, self.config.faithfulness_seed):
             if not self.config.brief or name == stages[0]:  # the last to be drawn anew
-                self._compare(f"randomised/{name}", self._mapper(copied)(clips), maps, found)
+                anew = self._mapper(copied)(clips)
+                self._compare(f"randomised/{name}", anew, maps, found)
+                self._compare(f"randomised_inside/{name}", anew, maps, found, inside)
         for name, mapper in self.compared.items():
             self._compare(name, theirs := mapper(clips), maps, found)
             if name != SHUFFLED:
@@ -80,10 +85,14 @@ class Examiner:
 
     @staticmethod
     def _compare(
-        name: str, theirs: list[tuple[np.ndarray, float]], own: list[np.ndarray], found: list[dict[str, float]]
+        name: str,
+        theirs: list[tuple[np.ndarray, float]],
+        own: list[np.ndarray],
+        found: list[dict[str, float]],
+        part: Callable[[np.ndarray], np.ndarray] = lambda E: E,
     ) -> None:
         for (other, _), E, figures in zip(theirs, own, found, strict=True):
-            figures[name] = alike(E, other)
+            figures[name] = alike(part(E), part(other))
 
     @staticmethod
     def _score(
@@ -167,6 +176,13 @@ def stability(mapper: EngagementMapper, clip: np.ndarray, E: np.ndarray) -> dict
         "moved by a pixel": alike(E[:, 1:-1, 1:-1], E_moved[:, 2:, 2:]),
         "mirrored": alike(E, E_mirrored[:, :, ::-1]),
     }
+
+
+def inside(E: np.ndarray) -> np.ndarray:
+    """A map without what is near the frame's border, where fewer convolutions see a pixel: every network's map falls
+    off there, whatever its weights and whatever the video shows."""
+    rows, columns = (round(BORDER * side) for side in E.shape[1:])
+    return E[:, rows : E.shape[1] - rows, columns : E.shape[2] - columns]
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from scoring.faithfulness import Examiner, alike, perturbation_curves, randomised, reencoded, stability, tubelets
+from scoring.faithfulness import (
+    Examiner,
+    alike,
+    inside,
+    perturbation_curves,
+    randomised,
+    reencoded,
+    stability,
+    tubelets,
+)
 from scoring.saliency import EngagementMapper, engagement_map
 from scoring.settings import FaithfulnessConfig, MapConfig
 from training.models import EngagementModel, ModelSpec, for_inference
@@ -117,6 +126,13 @@ def test_predictions_alone_are_those_beside_maps():
     assert mapper.predict(clips) == pytest.approx([prediction for _, prediction in mapper(clips)], abs=1e-4)
 
 
+def test_the_inside_of_a_map_is_without_its_border():
+    E = np.zeros((2, 14, 28))
+    E[:, 2:-2, 4:-4] = 1
+    assert inside(E).shape == (2, 10, 20)
+    assert inside(E).all()
+
+
 def test_alike_is_a_rank_correlation():
     a = np.random.default_rng(0).random((2, 4, 4))
     assert alike(a, a**3) == pytest.approx(1)
@@ -132,7 +148,8 @@ def test_an_examination_of_clips(brief: bool):
     shown = np.ones(clips[0].shape[:3], bool)
     first, second = examine(clips, [shown, None])
     stages = {"stem"} if brief else {"fc", "layer4", "layer3", "layer2", "layer1", "stem"}
-    assert {name.removeprefix("randomised/") for name in first if name.startswith("randomised")} == stages
+    assert {name.removeprefix("randomised/") for name in first if name.startswith("randomised/")} == stages
+    assert {f"randomised_inside/{stage}" for stage in stages} <= set(first)
     assert {name for name in first if name.count("/") == 3} == {
         f"{what}/{infill}/{order}/{level}"
         for what in ("deletion", "insertion")

@@ -18,7 +18,7 @@ _COLOURS = {"E": "#0072B2", "centre": "#B85000", "random": "#59636E"}
 def faithfulness_page(summary: Mapping[str, Any]) -> str:
     """summary: what faithfulness.json holds -> the page as HTML text."""
     with matplotlib.rc_context(RC):
-        charts, cascade = _curve_charts(summary), _cascade(summary["randomised"])
+        charts, cascade = _curve_charts(summary), _cascade(summary)
     page = environment(in_words=in_words).get_template("faithfulness.html")
     return page.render(summary, verdicts=verdicts(summary), curve_charts=charts, cascade=cascade, unrelated=UNRELATED)
 
@@ -48,18 +48,26 @@ def _curve_charts(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return charts
 
 
-def _cascade(randomised: Mapping[str, Mapping[str, float | None]]) -> Markup:
-    stages = list(randomised)
-    means = np.array([randomised[stage]["mean"] for stage in stages], float)
-    figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+def _cascade(summary: Mapping[str, Any]) -> Markup:
+    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.axhspan(-UNRELATED, UNRELATED, color="#E6EAEE")
-    axes.plot(stages, means, color=_COLOURS["E"], marker="o")
-    ends = [(randomised[stage]["low"], randomised[stage]["high"]) for stage in stages]
-    if all(low is not None for low, _ in ends):
-        low, high = np.array(ends, float).T
-        axes.vlines(stages, low, high, color=_COLOURS["E"])
+    said = []
+    for key, name, colour in (
+        ("randomised_inside", "inside the frame", "#0072B2"),
+        ("randomised", "with its border", "#59636E"),
+    ):
+        stages = list(summary[key])
+        means = np.array([summary[key][stage]["mean"] for stage in stages], float)
+        axes.plot(stages, means, color=colour, marker="o", label=name)
+        ends = [(summary[key][stage]["low"], summary[key][stage]["high"]) for stage in stages]
+        if all(low is not None for low, _ in ends):
+            low, high = np.array(ends, float).T
+            axes.vlines(stages, low, high, color=colour)
+        said += [f"{name}, {stage}: {mean:.2f}" for stage, mean in zip(stages, means, strict=True)]
     axes.axhline(0, color=INK, linewidth=0.8)
+    axes.legend(frameon=False)
     axes.set(xlabel="weights drawn anew, down to", ylabel="Spearman with the true E", ylim=(-0.4, 1))
-    label = "; ".join(f"{stage}: {mean:.2f}" for stage, mean in zip(stages, means, strict=True))
-    return svg(figure, "cascade", f"Spearman with the true E by stage down to which weights are drawn anew: {label}")
+    return svg(
+        figure, "cascade", f"Spearman with the true E, by stage down to which weights are new: {'; '.join(said)}"
+    )

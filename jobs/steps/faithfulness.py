@@ -184,7 +184,8 @@ def _published(
 
 def _metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
     figures = {f"{g['what']}/{g['infill']}/gain_over_{g['over']}": g["mean"] for g in evidence["gains"]}
-    figures |= {f"randomised/{stage}": v["mean"] for stage, v in evidence["randomised"].items()}
+    for where in ("randomised", "randomised_inside"):
+        figures |= {f"{where}/{stage}": v["mean"] for stage, v in evidence[where].items()}
     figures |= {f"stability/{change}": v["mean"] for change, v in evidence["stability"].items()}
     if evidence["shuffled"]:
         figures["shuffled"] = evidence["shuffled"]["mean"]
