@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from catalog.errors import Refused
@@ -122,13 +123,15 @@ def _champion(
 def print_judged(judged: Judged, unit: str) -> None:
     held_out = judged.model.held_out
     console.print(f"columns that the metadata baseline sees: {', '.join(judged.features) or 'none'}")
-    table = Table(title=f"{len(held_out.video_ids)} held-out videos of {held_out.groups} creators, {unit}")
-    for column in ("", "SRCC", "95%", "within creators", "PLCC", "R2", "MAE"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=column in ("", "95%"))
+    videos = f"{len(held_out.video_ids)} held-out videos of {held_out.groups} creators"
+    # fits into a job log's 80 columns
+    table = Table(title=f"{videos}, {unit}; within: SRCC within creators", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "SRCC", "95%", "within", "PLCC", "R2", "MAE"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, evaluation in judged.rows().items():
         f = evaluation.figures
         values = (f[key] for key in ("within_creator_srcc", "plcc", "r2", "mae"))
-        shown = ("" if math.isnan(value) else f"{value:.3f}" for value in values)
+        shown = ("" if math.isnan(value) else f"{value:.2f}" for value in values)
         table.add_row(name, f"{f['srcc']:.3f}", _interval(f["srcc_low"], f["srcc_high"]), *shown)
     console.print()
     console.print(table)
