@@ -29,8 +29,8 @@ class ScoreConfig:
     retry_failed: bool = False
     """score again the rows whose status is failed"""
     faithfulness_videos: int = 8
-    """videos, one in ten at most, on which it is measured how far the maps can be trusted (run.json, the report); about
-    the cost of eight maps each; 0: none. jobs.faithfulness does it at length"""
+    """videos, one in ten at most, on which it is measured how far the maps can be trusted (run.json, the report); each
+    costs as much as some fifteen maps; 0: none. jobs.faithfulness does it at length"""
     max_failed_fraction: float = 0.5
     """exit with 3 where more than this share of all videos failed"""
     limit: int | None = None

@@ -42,7 +42,7 @@ class FaithfulnessConfig:
 
 
 BRIEF = FaithfulnessConfig(levels=4, random_orders=1, brief=True)
-"""What every scoring run does on a few of its videos: about eight maps' cost each."""
+"""What every scoring run does on a few of its videos."""
 
 
 @dataclasses.dataclass(frozen=True)

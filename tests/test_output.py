@@ -14,7 +14,7 @@ from catalog.errors import ErrorCode, Refused, Stage, VideoError
 from catalog.schemas import MAPS, SCORES, Status
 from scoring.output import OutputFolder, read_scores
 from scoring.rows import Provenance, ScoreRow, failed_row
-from scoring.run import LostRowsError, Plan, verify
+from scoring.run import LostRowsError, Plan, Tally, finish, sampled, verify
 
 CONFIG = {
     "max_seconds": 60.0,
@@ -319,6 +319,30 @@ def test_lost_and_doubled_rows_are_found(output: OutputFolder):
         verify(plan(output, "a", "b"))
     begin(output)
     verify(plan(output, "a", "b"))
+
+
+def test_a_sample_is_few_and_always_the_same():
+    ids = [f"video {i}" for i in range(75)]
+    assert len(sampled(ids, 100)) == 8  # one in ten
+    assert sampled(ids, 3) == sampled(ids[::-1], 3) < set(ids)
+    assert len(sampled(ids[:2], 8)) == 1
+    assert sampled(ids, 0) == sampled([], 8) == frozenset()
+
+
+def test_a_smaller_sample_of_a_later_run_does_not_replace_a_larger_one(output: OutputFolder):
+    output.write(scored("a", "b"))
+    tally, earlier = Tally(), {"videos": 2, "gains": []}
+    figures = {f"{what}/blur/{order}/1": 0.5 for what in ("deletion", "insertion") for order in ("E", "random")}
+    tally.figures = [figures]
+
+    def finished(evidence: dict | None) -> dict:
+        planned = dataclasses.replace(plan(output, "a", "b"), evidence=evidence)
+        return finish(planned, verify(planned), tally, PROVENANCE, CONFIG, 2)["faithfulness"]
+
+    assert finished(earlier) == earlier
+    assert finished(None)["videos"] == finished({"videos": 1})["videos"] == 1
+    tally.figures = []
+    assert finished(None) is None
 
 
 def test_rows_of_a_longer_run_than_the_present_one_are_no_error(output: OutputFolder):

@@ -402,3 +402,16 @@ def test_job_shows_the_settings_of_a_job_that_has_not_finished(tmp_path):
     page = Page((tmp_path / "r.html").read_text())
     assert page.text("config") == "max_seconds31"
     assert page.by_id("unfinished") is not None
+
+
+def test_verdicts_of_the_maps_are_shown_beside_the_scores(mixed: Page, page_of):
+    gain = {"what": "deletion", "infill": "blur", "over": "random", "mean": 0.5, "low": 0.25, "high": 0.75}
+    alike = {"mean": 0.1, "low": None, "high": None}
+    evidence = {
+        "videos": 8, "gains": [gain, gain | {"what": "insertion", "low": -0.1}],
+        "randomised": {"stem": alike}, "randomised_inside": {"stem": alike}, "stability": {"mirrored": alike},
+    }  # fmt: skip
+    cells = page_of([ok("a")], summary={"faithfulness": evidence}).cells("verdicts")
+    assert [line[1] for line in cells[-3:]] == ["passed", "not passed", "passed"]
+    assert "0.50 (0.25 to 0.75)" in cells[-3][2]
+    assert mixed.by_id("verdicts") is None
