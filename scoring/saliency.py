@@ -15,8 +15,8 @@ from torch import Tensor
 
 from scoring.attribution import METHODS, Maps, gaussian_blurred, predicted
 from scoring.settings import MapConfig
+from training.convolutions import with_cheaper_convolutions
 from training.models import EngagementModel, has_bf16_units, to_input
-from training.winograd import with_winograd
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class EngagementMapper:
         check_model(self.model)
         self.bf16 = not exact and has_bf16_units(self.device) and self._bf16_agrees()
         if self.device.type == "cpu" and not self.bf16 and not exact:
-            self.model = with_winograd(self.model)
+            self.model = with_cheaper_convolutions(self.model)
         self.max_frames = self._frames_that_fit() if self.device.type == "cuda" else CPU_FRAMES_A_BATCH
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[tuple[np.ndarray, float]]:

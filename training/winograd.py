@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models import EngagementModel
-
 # F(4, 3) of Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016): four outputs
 # of a filter of three taps from six products, where the direct sum takes twelve
 TILE = 4
@@ -24,7 +22,7 @@ FILTER_TRANSFORM = (
     (0, 0, 1),
 )
 MAX_CHANNELS = 256
-"""Wider layers stay direct: their transformed weights are many and, late in the network, their frames few."""
+"""Wider layers are left as they are: their transformed weights are many and, late in the network, their frames few."""
 CHUNK_VALUES = 2**22
 """Input values convolved at once: what this makes stays small enough for the allocator to reuse."""
 
@@ -56,15 +54,6 @@ class WinogradConv3d(nn.Module):
             and (module.dilation, module.groups, module.padding_mode) == ((1, 1, 1), 1, "zeros")
             and max(module.in_channels, module.out_channels) <= MAX_CHANNELS
         )
-
-
-def with_winograd(model: EngagementModel) -> EngagementModel:
-    """Replace every convolution that fits, in place; weights get no gradient from then on."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if WinogradConv3d.fits(child):
-                setattr(module, name, WinogradConv3d(child))  # pyright: ignore[reportArgumentType]
-    return model
 
 
 def transformed(weight: Tensor) -> Tensor:
