@@ -4,6 +4,7 @@ Kernel code: imports neither Ray nor MLflow.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,8 @@ class EventStudy:
     leads_n: int
     """products with all leads"""
     detectable: float
-    """steady drift in revenue a week that this test would find with a probability of 0.8 (Roth, AER: Insights 2022); NaN
-    where it cannot be tested"""
+    """steady drift in revenue a week that this test would find with a probability of 0.8 (Roth, AER: Insights 2022);
+    NaN where it cannot be tested"""
 
 
 def event_study(weeks: np.ndarray) -> EventStudy:
@@ -48,8 +49,6 @@ def event_study(weeks: np.ndarray) -> EventStudy:
     f = float(scale * leads.mean(axis=0) @ precision @ leads.mean(axis=0))
     drift = week_numbers()[:LEADS] + 1.0
     critical = stats.f.ppf(LEVEL, LEADS, count - LEADS)
-    noncentral = optimize.brentq(
-        lambda c: stats.ncf.sf(critical, LEADS, count - LEADS, c) - POWER, 1e-6, 1000
-    )
+    noncentral: Any = optimize.brentq(lambda c: stats.ncf.sf(critical, LEADS, count - LEADS, c) - POWER, 1e-6, 1000)
     detectable = float(np.sqrt(noncentral / (drift @ precision @ drift)))
     return EventStudy(table[n > 1], f, float(stats.f.sf(f, LEADS, count - LEADS)), count, detectable)

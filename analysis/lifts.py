@@ -2,18 +2,17 @@
 
     revenue[j, t] = lift * treated[j] * post[t] + product[j] + day[t] + x[j, t] . g
 
-Each regression has one treated product and the same N controls, so all of them share the controls' sums. With both fixed
-effects taken out (Frisch-Waugh-Lovell) a lift costs T * K operations, and the lift of every control as if it had been
-treated on that day, the permutation, costs one matrix product.
+Each regression has one treated product and the same N controls, so all of them share the controls' sums. With both
+fixed effects taken out (Frisch-Waugh-Lovell) a lift costs T * K operations, and the lift of every control as if it
+had been treated on that day, the permutation, costs one matrix product.
 
-With one treated product its own residuals sum to zero before and after the post, so an error clustered by product leaves
-its noise out altogether (MacKinnon and Webb, Econometrics Journal 2018; Conley and Taber, REStat 2011). ``hac_se`` counts
-it, and the permutation says how large such a ratio becomes by chance.
+With one treated product its own residuals sum to zero before and after the post, so an error clustered by product
+leaves its noise out altogether (MacKinnon and Webb, Econometrics Journal 2018; Conley and Taber, REStat 2011).
+``hac_se`` counts it, and the permutation says how large such a ratio becomes by chance.
 
 Kernel code: imports neither Ray nor MLflow.
 """
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -24,21 +23,11 @@ class Controls:
 
     def __init__(self, revenue: np.ndarray, covariates: np.ndarray):
         self.y, self.x = centred(revenue), centred(covariates)
-        self._xx, self._xy = np.einsum("ntk,ntl->nkl", self.x, self.x), np.einsum("ntk,nt->nk", self.x, self.y)
-        self._add_up(np.ones(len(revenue)))
+        self.y_sum, self.x_sum = self.y.sum(axis=0), self.x.sum(axis=0)
+        self.xx, self.xy = np.einsum("ntk,ntl->kl", self.x, self.x), np.einsum("ntk,nt->k", self.x, self.y)
 
     def __len__(self) -> int:
         return len(self.y)
-
-    def _add_up(self, times: np.ndarray) -> None:
-        self.y_sum, self.x_sum = times @ self.y, np.einsum("n,ntk->tk", times, self.x)
-        self.xx, self.xy = np.einsum("n,nkl->kl", times, self._xx), times @ self._xy
-
-    def resampled(self, times: np.ndarray) -> "Controls":
-        """With every control counted ``times`` (N,), which add up to N; only ``lifts`` may be asked of it."""
-        drawn = copy.copy(self)
-        drawn._add_up(times)
-        return drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +39,8 @@ class Lifts:
     slope: np.ndarray
     """(B, K) of the covariates"""
     gap: np.ndarray
-    """(B, T) revenue beside the controls' mean, covariates taken out, centred: its mean after less that before is the lift"""
+    """(B, T) revenue beside the controls' mean, covariates taken out, centred: its mean after less that before is the
+    lift"""
 
 
 def centred(values: np.ndarray) -> np.ndarray:
@@ -99,6 +89,36 @@ def _within(
     return Lifts(lift, slope, gap)
 
 
+def resampled_lifts(
+    revenue: np.ndarray, covariates: np.ndarray, first: np.ndarray, controls: Controls, times: np.ndarray
+) -> np.ndarray:
+    """``lifts`` with every control counted ``times`` (R, N), each row adding up to N -> (R, B).
+
+    A lift needs inner products over days alone, so all of them come from a few matrix products.
+    """
+    y, x = centred(revenue), centred(covariates)
+    q, units = post_of(first, y.shape[1]), len(controls) + 1
+    y_sum, x_sum = times @ controls.y, np.einsum("rn,ntk->rtk", times, controls.x, optimize=True)
+    xx = np.einsum("rn,nkl->rkl", times, np.einsum("ntk,ntl->nkl", controls.x, controls.x))
+    xy = times @ np.einsum("ntk,nt->nk", controls.x, controls.y)
+
+    def within(total: np.ndarray, own: np.ndarray, a: tuple, b: tuple, letters: str) -> np.ndarray:
+        """Sum over units and days of a * b, both less their means over units: (R, B, ...)."""
+        (a_sum, a_own), (b_sum, b_own), (i, j, out) = a, b, letters.split(",")
+        whole = np.einsum(f"rt{i},rt{j}->r{out}", a_sum, b_sum)[:, None] + own[None]
+        whole = whole + np.einsum(f"rt{i},bt{j}->rb{out}", a_sum, b_own, optimize=True)
+        whole = whole + np.einsum(f"bt{i},rt{j}->rb{out}", a_own, b_sum, optimize=True)
+        return total[:, None] + own[None] - whole / units
+
+    sxx = within(xx, np.einsum("btk,btl->bkl", x, x), (x_sum, x), (x_sum, x), "k,l,kl")
+    sxy = within(xy, np.einsum("btk,bt->bk", x, y), (x_sum, x), (y_sum, y), "k,,k")
+    dx = (1 - 1 / units) * np.einsum("bt,btk->bk", q, x) - np.einsum("bt,rtk->rbk", q, x_sum, optimize=True) / units
+    dy = (1 - 1 / units) * (q * y).sum(axis=1) - y_sum @ q.T / units
+    on_x = np.linalg.solve(sxx, dx[..., None])[..., 0]
+    dd = (1 - 1 / units) * (q**2).sum(axis=1)
+    return (dy - (on_x * sxy).sum(axis=2)) / (dd - (on_x * dx).sum(axis=2))
+
+
 def hac_lags(days: int) -> int:
     """1.3 sqrt(T), Lazarus, Lewis, Stock and Watson (Journal of Business and Economic Statistics 2018)."""
     return int(1.3 * np.sqrt(days))
@@ -121,9 +141,9 @@ def two_way_se(
 ) -> float:
     """Error of lift ``i`` clustered by product and by day, as published (Cameron, Gelbach and Miller 2011).
 
-    revenue: (T,), covariates: (T, K) of its product. Small-sample factors as fixest and pyfixest have them: fixed effects
-    that are nested in a cluster do not count, and the smaller number of clusters G gives G / (G - 1). NaN where the
-    difference of variances is negative.
+    revenue: (T,), covariates: (T, K) of its product. Small-sample factors as fixest and pyfixest have them: fixed
+    effects that are nested in a cluster do not count, and the smaller number of clusters G gives G / (G - 1). NaN
+    where the difference of variances is negative.
     """
     q = post_of(np.array([first]), len(revenue))[0]
     units, days, k = len(controls) + 1, len(revenue), covariates.shape[1]

@@ -21,8 +21,8 @@ PRODUCTS = ("E", "P", "ExP")
 def mistaken_scores(videos: pd.DataFrame, maps: Iterable[tuple[str, np.ndarray]], seed: int) -> pd.DataFrame:
     """(n,) PE with the video's own E and a P that is not its product's.
 
-    videos: scores with e_per_second and product_quads. maps: video id and E (S, H, W) scaled to 0..1; a video without one
-    has E's mean in each second everywhere.
+    videos: scores with e_per_second and product_quads. maps: video id and E (S, H, W) scaled to 0..1; a video without
+    one has E's mean in each second everywhere.
     """
     masks = [_mask(quads) for quads in videos["product_quads"]]
     step = 1 + int(np.random.default_rng(seed).integers(len(videos) - 1))
@@ -56,8 +56,8 @@ def _on_grid(E: np.ndarray) -> np.ndarray:
 def negative_controls(sample: Sample, mistaken: pd.DataFrame) -> pd.DataFrame:
     """What PE, and each of ``mistaken`` in its place, adds to E, P and ExP by the recommended estimator.
 
-    score, estimate, ci_low, ci_high, p: of the score scaled to 0..1 over the panel. Any E laid over any P is large where
-    both are, which ExP knows; what is left is whether the two belong together.
+    score, estimate, ci_low, ci_high, p: of the score scaled to 0..1 over the panel. Any E laid over any P is large
+    where both are, which ExP knows; what is left is whether the two belong together.
     """
     beside = [name for name in PRODUCTS if name not in sample.constant]
     rows = []

@@ -97,8 +97,8 @@ def daily_panel(
     whole = ~np.logical_or.reduce([gone.to_numpy() for gone in left_out.values()])
     if not whole.any():
         raise Refused(
-            f"{uri}: no product has revenue on all days from {calendar[0]:%Y-%m-%d} to {calendar[-1]:%Y-%m-%d}, gaps of "
-            f"up to {max_gap_days} days closed; give whole series, or raise --max-gap-days"
+            f"{uri}: no product has revenue on all days from {calendar[0]:%Y-%m-%d} to {calendar[-1]:%Y-%m-%d}, "
+            f"gaps of up to {max_gap_days} days closed; give whole series, or raise --max-gap-days"
         )
     values, rolling = filled.to_numpy(float)[whole], rolling.to_numpy()[whole]
     search = _search(extra, covariates, whole)

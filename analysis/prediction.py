@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn.base import BaseEstimator
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import HuberRegressor
 from sklearn.model_selection import GroupKFold
@@ -30,11 +30,13 @@ def out_of_sample(sample: Sample, seed: int) -> tuple[pd.DataFrame, pd.DataFrame
     frame = sample.frame
     groups = pd.factorize(frame["creator"])[0]
     if len(np.unique(groups)) < FOLDS:
-        return pd.DataFrame(columns=["model", "columns", "r2", "srcc", "n"]), pd.DataFrame(columns=["term", "loss", "share"])
+        return pd.DataFrame(columns=["model", "columns", "r2", "srcc", "n"]), pd.DataFrame(
+            columns=["term", "loss", "share"]
+        )
     scores = [name for name in ("PE", "E", "P", "ExP") if name not in sample.constant]
     counts = [name for name in COUNTS if name in frame and name not in sample.constant]
     everything = [*scores, *counts, *sample.controls]
-    boosting = HistGradientBoostingRegressor(max_depth=3, max_iter=100, min_samples_leaf=10, random_state=seed)
+    boosting = GradientBoostingRegressor(max_depth=3, min_samples_leaf=10, random_state=seed)
     linear = make_pipeline(StandardScaler(), HuberRegressor(max_iter=1000))
     asked = [("Huber", linear, ["PE"]), ("Huber", linear, scores), ("boosting", boosting, scores)]
     if counts:
@@ -49,7 +51,9 @@ def out_of_sample(sample: Sample, seed: int) -> tuple[pd.DataFrame, pd.DataFrame
     return pd.DataFrame(rows, columns=["model", "columns", "r2", "srcc", "n"]), importance
 
 
-def _held_out(model: BaseEstimator, frame: pd.DataFrame, terms: list[str], groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _held_out(
+    model: BaseEstimator, frame: pd.DataFrame, terms: list[str], groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     x, y = frame[terms].to_numpy(float), frame["lift"].to_numpy(float)
     predicted, usual = np.empty(len(y)), np.empty(len(y))
     for training, held_out in GroupKFold(FOLDS).split(x, y, groups):

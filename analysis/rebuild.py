@@ -1,7 +1,7 @@
 """Daily revenue out of rolling 30-day sums.
 
-R_t is the revenue of the 30 days that end with day t. R_t - R_(t-1) = D_t - D_(t-30) says by how much a day differs from
-the one 30 days before, so the sums leave the first 30 days open; each rebuild closes them in its own way.
+R_t is the revenue of the 30 days that end with day t. R_t - R_(t-1) = D_t - D_(t-30) says by how much a day differs
+from the one 30 days before, so the sums leave the first 30 days open; each rebuild closes them in its own way.
 
 Kernel code: imports neither Ray nor MLflow.
 """

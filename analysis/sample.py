@@ -96,9 +96,7 @@ def sample_of(
     )
     spread = frame.drop(columns=["video_id", "product_id", "creator"]).nunique()
     constant = tuple(name for name in spread.index if spread[name] == 1)
-    return Sample(
-        frame, tuple(c for c in controls if c not in constant), tuple(effects.columns), constant
-    )
+    return Sample(frame, tuple(c for c in controls if c not in constant), tuple(effects.columns), constant)
 
 
 def _scaled(values: pd.DataFrame) -> pd.DataFrame:

@@ -19,9 +19,7 @@ CHOICES = ("sales", "compared with", "covariates", "E scaled", "columns", "estim
 _COLUMNS = ("PE", "PE, E, P, ExP", WITH_CONTROLS)
 
 
-def specification_curve(
-    panel: Panel, treated: Treatment, sample: Sample, rebuilt: Mapping[str, Panel]
-) -> pd.DataFrame:
+def specification_curve(panel: Panel, treated: Treatment, sample: Sample, rebuilt: Mapping[str, Panel]) -> pd.DataFrame:
     """CHOICES, estimate, ci_low, ci_high, n; one row a specification, by estimate.
 
     rebuilt: the same panel by other rebuilds of days from rolling sums, by name; empty where days were given.

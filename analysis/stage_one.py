@@ -24,10 +24,11 @@ class StageOne:
     """B lifts and the weeks around each post."""
 
     table: pd.DataFrame
-    """(B,) video_id, product_id, post_day, lift, se, p_cluster, se_hac, p_permutation, ci_low, ci_high, n_controls, n_pre,
-    n_post, pretrend_p"""
+    """(B,) video_id, product_id, post_day, lift, se, p_cluster, se_hac, p_permutation, ci_low, ci_high, n_controls,
+    n_pre, n_post, pretrend_p"""
     weeks: np.ndarray
-    """(B, LEADS + LAGS) gap to the controls less that of the last week before the post; NaN where a week is not whole"""
+    """(B, LEADS + LAGS) gap to the controls less that of the last week before the post; NaN where a week is not
+    whole"""
 
 
 def week_numbers() -> np.ndarray:
@@ -91,7 +92,9 @@ def lifts_against(panel: Panel, treated: Treatment, pool: Pool, covariates: bool
         rows = treated.controls if pool is Pool.PUBLISHED else treated.without_recent_video
         if len(rows) < MIN_CONTROLS:
             return np.full(len(treated.row), np.nan)
-        return lifts(panel.revenue[treated.row], x[treated.row], treated.first, Controls(panel.revenue[rows], x[rows])).lift
+        return lifts(
+            panel.revenue[treated.row], x[treated.row], treated.first, Controls(panel.revenue[rows], x[rows])
+        ).lift
     found = np.full(len(treated.row), np.nan)
     for i, (row, first) in enumerate(zip(treated.row, treated.first, strict=True)):
         rows, days = treated.not_yet_treated(i, len(panel.days)), slice(0, first + HORIZON_DAYS)

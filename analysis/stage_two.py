@@ -4,7 +4,7 @@ Kernel code: imports neither Ray nor MLflow.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,15 +24,17 @@ Fit = Callable[[pd.DataFrame, list[str]], Any]
 
 
 def _design(frame: pd.DataFrame, terms: list[str]) -> pd.DataFrame:
-    return sm.add_constant(frame[terms].astype(float), has_constant="add")
+    return pd.DataFrame(sm.add_constant(frame[terms].astype(float), has_constant="add"))
 
 
-def _ols(covariance: str) -> Fit:
+def _ols(covariance: Literal["HC1", "HC3"]) -> Fit:
     return lambda frame, terms: sm.OLS(frame["lift"], _design(frame, terms)).fit(cov_type=covariance, use_t=True)
 
 
 def _weighted(frame: pd.DataFrame, terms: list[str]) -> Any:
-    return sm.WLS(frame["lift"], _design(frame, terms), weights=frame["se_hac"] ** -2.0).fit(cov_type="HC3", use_t=True)
+    return sm.WLS(frame["lift"], _design(frame, terms), weights=(frame["se_hac"] ** -2.0).to_numpy()).fit(
+        cov_type="HC3", use_t=True
+    )
 
 
 def _clustered(frame: pd.DataFrame, terms: list[str]) -> Any:
@@ -47,7 +49,8 @@ def _winsorised(frame: pd.DataFrame, terms: list[str]) -> Any:
 
 
 def huber(frame: pd.DataFrame, terms: list[str]) -> Any:
-    """M-estimator with Huber's psi at 1.345, scale by MAD (Huber 1981), errors of his first proposal (statsmodels RLM)."""
+    """M-estimator with Huber's psi at 1.345, scale by MAD (Huber 1981), errors of his first proposal (statsmodels
+    RLM)."""
     return sm.RLM(frame["lift"], _design(frame, terms), sm.robust.norms.HuberT()).fit(maxiter=200)
 
 
@@ -90,32 +93,31 @@ def _ranks(sample: Sample) -> Iterator[dict[str, Any]]:
         if len(terms) > 1:
             continue
         values = sample.frame[terms[0]].to_numpy(float)
-        rho, p = stats.spearmanr(values, sample.lift)
+        rho, p = (float(v) for v in stats.spearmanr(values, sample.lift))  # pyright: ignore
         reach = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
         low, high = np.tanh(np.arctanh(np.clip(rho, -0.999999, 0.999999)) + np.array([-reach, reach]))
         row = {"column": column, "term": terms[0], "n": n}
         yield {**row, "estimator": "Spearman", "estimate": rho, "ci_low": low, "ci_high": high, "p": p}
         slope = stats.theilslopes(sample.lift, values, alpha=LEVEL)
-        yield {
-            **row, "estimator": "Theil-Sen", "estimate": slope.slope, "ci_low": slope.low_slope, "ci_high": slope.high_slope
-        }  # fmt: skip
+        low, high = slope.low_slope, slope.high_slope
+        yield {**row, "estimator": "Theil-Sen", "estimate": slope.slope, "ci_low": low, "ci_high": high}
 
 
 def row_of(table: pd.DataFrame, estimator: str, column: str, term: str) -> Mapping[str, Any]:
     found = table[(table["estimator"] == estimator) & (table["column"] == column) & (table["term"] == term)]
-    return found.iloc[0].to_dict()
+    return {str(name): value for name, value in found.iloc[0].items()}
 
 
 def influential(sample: Sample, shown: int = 10) -> pd.DataFrame:
-    """The videos without which the OLS slope of PE alone moves most: video_id, product_id, PE, lift, share of the lifts'
-    squared deviations, Cook's distance, the slope without it by OLS and by the recommended estimator."""
+    """The videos without which the OLS slope of PE alone moves most: video_id, product_id, PE, lift, share of the
+    lifts' squared deviations, Cook's distance, the slope without it by OLS and by the recommended estimator."""
     frame = sample.frame
     influence = OLSInfluence(sm.OLS(frame["lift"], _design(frame, ["PE"])).fit())
     deviation = (frame["lift"] - frame["lift"].mean()) ** 2
     without = influence.params_not_obsi[:, 1]
     order = np.argsort(-np.abs(np.asarray(influence.dfbetas)[:, 1]), kind="stable")[:shown]
     table = frame[["video_id", "product_id", "PE", "lift"]].assign(
-        share=deviation / deviation.sum(), cook=influence.cooks_distance[0], slope_without=without
+        share=deviation / deviation.sum(), cook=np.asarray(influence.cooks_distance)[0], slope_without=without
     )
     table = table.iloc[order].copy()
     table["huber_without"] = [huber(frame.drop(index=i), ["PE"]).params["PE"] for i in table.index]
@@ -146,6 +148,4 @@ def rivals(sample: Sample) -> pd.DataFrame:
         rows.append(
             (name, fitted.params[name], low, high, fitted.pvalues[name], _ols("HC3")(frame, [name]).rsquared, *rank)
         )
-    return pd.DataFrame(
-        rows, columns=["name", "estimate", "ci_low", "ci_high", "p", "r2", "spearman", "spearman_p"]
-    )
+    return pd.DataFrame(rows, columns=["name", "estimate", "ci_low", "ci_high", "p", "r2", "spearman", "spearman_p"])

@@ -21,7 +21,7 @@ from analysis.stage_one import StageOne
 from analysis.stage_two import influential, rivals, stage_two, vif
 from analysis.staggered import average_lifts
 from analysis.treatment import Treatment
-from analysis.verdict import Verdict, verdict
+from analysis.verdict import Evidence, Verdict, verdict
 
 LEVEL = 0.95
 
@@ -56,9 +56,7 @@ class Study:
     verdict: Verdict
 
 
-def study(
-    inputs: Inputs, first_stage: StageOne, sample: Sample, maps: Iterable[tuple[str, np.ndarray]]
-) -> Study:
+def study(inputs: Inputs, first_stage: StageOne, sample: Sample, maps: Iterable[tuple[str, np.ndarray]]) -> Study:
     """Everything after stage 1. maps: E of videos whose maps were saved, for the negative controls."""
     panel, treated = inputs.panel, inputs.treated
     second = pd.concat(
@@ -84,14 +82,29 @@ def study(
         "importance": importance,
     }
     judged = verdict(
-        sample, second, (mean[1], mean[3], mean[4]), events, tables["rivals"], tables["negative_controls"],
-        tables["specification_curve"], tables["influential"], predicted,
-        f" {inputs.mended.currency}" if inputs.mended.currency else "",
-    )  # fmt: skip
+        Evidence(
+            second,
+            (mean[1], mean[3], mean[4]),
+            events,
+            tables["rivals"],
+            tables["negative_controls"],
+            tables["specification_curve"],
+            tables["influential"],
+            predicted,
+            f" {inputs.mended.currency}" if inputs.mended.currency else "",
+        )
+    )
     return Study(inputs, first_stage, sample, second, events, tables, judged)
 
 
 def _mean_lift(lift: np.ndarray) -> tuple[str, float, float, float, float, float]:
     mean, se, df = lift.mean(), lift.std(ddof=1) / np.sqrt(len(lift)), len(lift) - 1
     reach = stats.t.ppf((1 + LEVEL) / 2, df) * se
-    return "mean of the lifts, as published", mean, se, mean - reach, mean + reach, 2 * stats.t.sf(abs(mean / se), df)
+    return (
+        "mean of the lifts, as published",
+        mean,
+        se,
+        mean - reach,
+        mean + reach,
+        float(2 * stats.t.sf(abs(mean / se), df)),
+    )

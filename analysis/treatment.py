@@ -52,8 +52,9 @@ class Treatment:
 def treatment(panel: Panel, videos: pd.DataFrame, scores: pd.DataFrame, *, min_days: int) -> Treatment:
     """videos: video_id, product_id, posted_at and more, one row a video. scores: video_id, status and the scores.
 
-    A product is treated by its first video, from the day after the post; later ones are left out and counted. So are posts
-    with fewer than ``min_days`` days before or after them. Raises Refused where nothing is treated or no control is left.
+    A product is treated by its first video, from the day after the post; later ones are left out and counted. So are
+    posts with fewer than ``min_days`` days before or after them. Raises Refused where nothing is treated or no
+    control is left.
     """
     named = videos[videos["product_id"].notna()]
     undated = named[named["posted_at"].isna()]
@@ -78,7 +79,9 @@ def treatment(panel: Panel, videos: pd.DataFrame, scores: pd.DataFrame, *, min_d
         "its product has no usable series in the sales table": within.loc[~known, "video_id"].tolist(),
         f"fewer than {min_days} days of sales before or after the post": within.loc[known & early, "video_id"].tolist(),
         "its first video has no scores": within.loc[known & ~early & ~has_scores, "video_id"].tolist(),
-        "scored for another product than the videos table names": within.loc[known & ~early & other, "video_id"].tolist(),
+        "scored for another product than the videos table names": within.loc[
+            known & ~early & other, "video_id"
+        ].tolist(),
         "scored, but not in the videos table": scores.loc[
             ~scores["video_id"].isin(videos["video_id"]), "video_id"
         ].tolist(),
@@ -88,8 +91,8 @@ def treatment(panel: Panel, videos: pd.DataFrame, scores: pd.DataFrame, *, min_d
     )
     if chosen.empty:
         raise Refused(
-            f"no product is treated: of {len(firsts)} products with a dated video, {len(within)} have their first within "
-            f"{start} to {end}" + "".join(f"; {len(ids)}: {why}" for why, ids in left_out.items() if ids)
+            f"no product is treated: of {len(firsts)} products with a dated video, {len(within)} have their first "
+            f"within {start} to {end}" + "".join(f"; {len(ids)}: {why}" for why, ids in left_out.items() if ids)
             + "; give sales of the days around the posts"
         )  # fmt: skip
     is_control = ~np.isin(panel.products, [*within["product_id"], *undated["product_id"]])
@@ -97,8 +100,9 @@ def treatment(panel: Panel, videos: pd.DataFrame, scores: pd.DataFrame, *, min_d
     controls = np.flatnonzero(is_control)
     if len(controls) < MIN_CONTROLS:
         raise Refused(
-            f"{len(controls)} products can be controls, at least {MIN_CONTROLS} are needed: products of the sales table "
-            f"whose first video is not within {start} to {end}; add sales of products that were not advertised then"
+            f"{len(controls)} products can be controls, at least {MIN_CONTROLS} are needed: products of the "
+            f"sales table whose first video is not within {start} to {end}; add sales of products "
+            "that were not advertised then"
         )
     return Treatment(
         chosen.reset_index(drop=True),

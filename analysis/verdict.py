@@ -5,18 +5,38 @@ Kernel code: imports neither Ray nor MLflow.
 
 import dataclasses
 import math
-from typing import Any
 
 import pandas as pd
 from scipy import stats
 
 from analysis.event_study import EventStudy
-from analysis.sample import Sample
 from analysis.stage_two import RECOMMENDED, row_of
 
 LEVEL, POWER = 0.95, 0.8
 Z = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
 """An effect of Z standard errors is found in eight of ten studies."""
+ALPHA = 1 - LEVEL
+FEW_SPECIFICATIONS = 0.8
+"""A smaller share of specifications that find a positive slope is a doubt."""
+HALF = 0.5
+ALL_SCORES = "PE, E, P, ExP"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a verdict is made of, as the modules of the study make it."""
+
+    stage_two: pd.DataFrame
+    average: tuple[float, float, float]
+    """the mean lift and its interval"""
+    events: EventStudy
+    rivals: pd.DataFrame
+    negative_controls: pd.DataFrame
+    specification_curve: pd.DataFrame
+    influential: pd.DataFrame
+    out_of_sample: pd.DataFrame
+    unit: str
+    """of revenue with a space before it, such as " CNY"; empty where unknown"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +49,14 @@ class Verdict:
     supported: bool
     """the whole interval lies above 0"""
     text: str
+    """all that is said, in one piece"""
+    says: list[str]
+    """what the data support"""
+    does_not_say: list[str]
+    """what they do not"""
+    data_needed: str
     doubts: list[str]
-    """what speaks against it, or against trusting the study"""
+    """what speaks against the finding, or against trusting the study"""
     estimator: str
     n: int
     p: float
@@ -40,48 +66,26 @@ class Verdict:
     """lifts that it takes to find a slope as large as the estimate with that probability; None where it is 0"""
 
 
-def verdict(
-    sample: Sample,
-    stage_two: pd.DataFrame,
-    average: tuple[float, float, float],
-    events: EventStudy,
-    rivals: pd.DataFrame,
-    controls: pd.DataFrame,
-    curve: pd.DataFrame,
-    influential: pd.DataFrame,
-    prediction: pd.DataFrame,
-    unit: str,
-) -> Verdict:
-    """average: the mean lift with its interval. unit: of revenue, such as "CNY"; the rest as the modules make it."""
-    row = row_of(stage_two, RECOMMENDED, "PE", "PE")
-    slope, low, high, se, n = (row[name] for name in ("estimate", "ci_low", "ci_high", "se", "n"))
-    supported = bool(low > 0)
-    detectable = Z * se
+def verdict(found: Evidence) -> Verdict:
+    row = row_of(found.stage_two, RECOMMENDED, "PE", "PE")
+    slope, low, high, n = row["estimate"], row["ci_low"], row["ci_high"], int(row["n"])
+    supported, detectable = bool(low > 0), Z * row["se"]
     needed = math.ceil(n * (detectable / slope) ** 2) if slope else None
-    between = f"{amount(slope)}{unit} a day (95% interval {amount(low)} to {amount(high)})"
-    if supported:
-        said = [
-            f"In these data, videos whose engagement lands on the product sell more. From the lowest to the highest "
-            f"PE-score of the {n} videos, a video's sales lift grows by {between}."
-        ]
-    elif high < 0:
-        said = [
-            f"In these data, videos with a higher PE-score sell less: from the lowest to the highest of the {n} videos the "
-            f"sales lift falls by {amount(-slope)}{unit} a day (95% interval {amount(-high)} to {amount(-low)})."
-        ]
-    else:
-        said = [
-            f"These data do not show that videos with a higher PE-score sell more. From the lowest to the highest PE-score "
-            f"of the {n} videos the sales lift differs by {between}, and that interval holds 0."
-        ]
-    said.append(_average(average, unit))
-    said.append(_rivals(rivals))
-    said.append("Nobody drew by lot which video a product got: what is said here is what goes together, not what causes it.")
-    said.append(_data(slope, detectable, needed, n, supported, unit))
-    doubts = _doubts(sample, stage_two, events, controls, curve, influential, prediction, slope, supported)
-    return Verdict(
-        slope, low, high, supported, " ".join(filter(None, said)), doubts, RECOMMENDED, int(n), row["p"], detectable, needed
+    says, not_said = _finding(slope, low, high, n, found.unit)
+    average_shown, average = _average(found.average, found.unit)
+    (says if average_shown else not_said).append(average)
+    telling, silent = _rivals(found.rivals)
+    says += telling
+    not_said += silent
+    not_said.append(
+        "Nobody drew by lot which video a product got: this is what goes together, not proof of what causes it."
     )
+    data = _data(slope, detectable, needed, n, supported, found.unit)
+    doubts = _doubts(found, slope, supported)
+    return Verdict(
+        slope, low, high, supported, " ".join([*says, *not_said, data]), says, not_said, data, doubts, RECOMMENDED, n,
+        row["p"], detectable, needed,
+    )  # fmt: skip
 
 
 def amount(value: float) -> str:
@@ -90,71 +94,99 @@ def amount(value: float) -> str:
     return f"{value:,.{min(max(digits, 0), 6)}f}"
 
 
-def _average(average: tuple[float, float, float], unit: str) -> str:
-    mean, low, high = average
-    interval = f"{amount(mean)}{unit} a day on average ({amount(low)} to {amount(high)})"
+def _finding(slope: float, low: float, high: float, n: int, unit: str) -> tuple[list[str], list[str]]:
+    between = f"{amount(slope)}{unit} a day (95% interval {amount(low)} to {amount(high)})"
+    ends = f"from the lowest to the highest PE-score of these {n} videos, sales lift"
     if low > 0:
-        return f"The videos raised their products' sales by {interval}."
+        return [f"Videos whose engagement lands on the product sold more: {ends} grows by {between}."], []
     if high < 0:
-        return f"The videos' products sold less after the post: {interval}."
-    return f"Over all videos no lift can be shown: {interval}. Some sold more and some less."
+        return [f"Videos with a higher PE-score sold less: {ends} changes by {between}."], []
+    said = f"That videos with a higher PE-score sell more is not shown: {ends} differs by {between}, which holds 0."
+    return [], [said]
 
 
-def _rivals(rivals: pd.DataFrame) -> str:
-    names = {"E": "engagement alone", "P": "the product's time on screen alone"}
+def _average(average: tuple[float, float, float], unit: str) -> tuple[bool, str]:
+    mean, low, high = average
+    interval = f"{amount(mean)}{unit} a day ({amount(low)} to {amount(high)})"
+    if low > 0:
+        return True, f"On average a video raised its product's sales by {interval}."
+    if high < 0:
+        return True, f"On average a product sold less after its video: {interval}."
+    return False, f"That videos as such raise sales is not shown: the average lift is {interval}."
+
+
+def _rivals(rivals: pd.DataFrame) -> tuple[list[str], list[str]]:
+    names = {"E": "engagement anywhere in the picture", "P": "the product's time and size on screen"}
     names |= {name: name for name in ("likes", "comments", "shares")}
     told = rivals[rivals["name"].isin(names)]
-    telling = [names[r.name] for r in told.itertuples(index=False) if r.p < 1 - LEVEL]  # pyright: ignore
-    silent = [names[r.name] for r in told.itertuples(index=False) if r.p >= 1 - LEVEL]  # pyright: ignore
-    said = [f"{_listed(silent).capitalize()} did not predict the lift." if silent else ""]
-    said.append(f"{_listed(telling).capitalize()} went with it too." if telling else "")
-    return " ".join(filter(None, said))
+    telling, silent = told[told["p"] < ALPHA], told[told["p"] >= ALPHA]
+    said = []
+    if len(telling):
+        own = rivals.loc[rivals["name"] == "PE", "spearman"].iloc[0]
+        said.append(
+            f"With the lift also went, each alone: {_listed(telling['name'].map(names))}; rank correlations up to "
+            f"{telling['spearman'].abs().max():.2f}, where the PE-score has {own:.2f}."
+        )
+    return said, [f"Not shown to go with the lift: {_listed(silent['name'].map(names))}."] if len(silent) else []
 
 
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+def _listed(names: pd.Series) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _data(slope: float, detectable: float, needed: int | None, n: int, supported: bool, unit: str) -> str:
-    size = f"A study of this size and noise finds a difference of {amount(detectable)}{unit} a day in eight of ten cases"
-    if supported or needed is None:
-        half = math.ceil(n * (2 * detectable / slope) ** 2) if slope else None
-        return size + (f"; half the difference found here would need about {half:,} videos." if half else ".")
-    return size + f"; one as small as that found here would need about {needed:,} videos with a lift."
+    size = (
+        f"How much data it takes: {n} videos with this much noise show a difference of {amount(detectable)}{unit} a "
+        "day in eight of ten studies"
+    )
+    if supported:
+        return (
+            f"{size}; half the difference found here would need about {math.ceil(4 * n * (detectable / slope) ** 2):,}."
+        )
+    return f"{size}; one as small as that found here would need about {needed:,}." if needed else f"{size}."
 
 
-def _doubts(
-    sample: Sample, stage_two: pd.DataFrame, events: EventStudy, controls: pd.DataFrame, curve: pd.DataFrame,
-    influential: pd.DataFrame, prediction: pd.DataFrame, slope: float, supported: bool,
-) -> list[str]:  # fmt: skip
+def _doubts(found: Evidence, slope: float, supported: bool) -> list[str]:
     doubts = []
-    if events.leads_p < 1 - LEVEL:
+    if found.events.leads_p < ALPHA:
         doubts.append(
-            f"Products drifted away from their controls before the posts (p = {events.leads_p:.3f}): the lifts may go on "
-            "with what had begun earlier."
+            f"Products drifted away from their controls before the posts (p = {found.events.leads_p:.3f}): the lifts "
+            "may go on with what had begun earlier."
         )
-    for row in controls[controls["score"] != "PE"].itertuples(index=False):
-        if row.p < 1 - LEVEL:  # pyright: ignore
-            doubts.append(
-                f"A score that cannot be about the product, “{row.score}”, predicts the lift beside E, P and ExP "
-                f"(p = {row.p:.3f})."
-            )
-    beside = [c for c in sample.columns() if c == "PE, E, P, ExP"]
-    if supported and beside:
-        full = row_of(stage_two, RECOMMENDED, beside[0], "PE")
-        if full["ci_low"] <= 0:
-            doubts.append("Beside E, P and ExP the PE-score no longer predicts the lift: it may stand in for one of them.")
-    if supported and len(curve):
-        share = float((curve["ci_low"] > 0).mean())
-        if share < 0.8:
-            doubts.append(f"Only {share:.0%} of {len(curve)} reasonable ways to make this study find a positive difference.")
-    top = influential.iloc[0]
-    if (top["slope_without"] > 0) != (slope > 0) or top["share"] > 0.5:
+    mistaken = found.negative_controls[found.negative_controls["score"] != "PE"]
+    doubts += [
+        f"A score that cannot be about the product, “{score}”, predicts the lift beside E, P and ExP (p = {p:.3f})."
+        for score, p in zip(mistaken["score"], mistaken["p"], strict=True)
+        if p < ALPHA
+    ]
+    most, held = found.influential.iloc[0], found.influential["share"].max()
+    if held > HALF:
+        name = found.influential["video_id"].iloc[found.influential["share"].argmax()]
         doubts.append(
-            f"Video {top['video_id']} alone holds {top['share']:.0%} of the lifts' variance; without it the least-squares "
-            f"slope is {amount(top['slope_without'])}. The estimate above is one that a single video cannot carry."
+            f"Video {name} alone holds {held:.0%} of the lifts' variance. The estimate above gives it little weight; "
+            "least squares does not."
         )
-    alone = prediction[(prediction["model"] == "Huber") & (prediction["columns"] == "PE")]
-    if supported and len(alone) and alone["srcc"].iloc[0] <= 0:
+    if (most["slope_without"] > 0) != (slope > 0):
+        doubts.append(f"Without video {most['video_id']} the least-squares slope has the other sign.")
+    if supported:
+        doubts += _doubts_of_support(found)
+    return doubts
+
+
+def _doubts_of_support(found: Evidence) -> list[str]:
+    doubts = []
+    rows = found.stage_two
+    beside = rows[(rows["estimator"] == "Huber") & (rows["column"] == ALL_SCORES) & (rows["term"] == "PE")]
+    if (beside["ci_low"] <= 0).any():
+        doubts.append("Beside E, P and ExP the PE-score does not predict the lift: it may stand in for one of them.")
+    share = float((found.specification_curve["ci_low"] > 0).mean())
+    if share < FEW_SPECIFICATIONS:
+        doubts.append(
+            f"Only {share:.0%} of {len(found.specification_curve)} reasonable ways to make this study find a positive "
+            "difference."
+        )
+    alone = found.out_of_sample[(found.out_of_sample["model"] == "Huber") & (found.out_of_sample["columns"] == "PE")]
+    if len(alone) and alone["srcc"].iloc[0] <= 0:
         doubts.append("For creators that the fit has not seen, the PE-score does not rank the lifts.")
     return doubts

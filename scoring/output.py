@@ -188,7 +188,8 @@ def read_scores(uri: str) -> pa.Table:
 
 
 def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """E of those of the videos whose maps were saved, scaled to 0..1: (video_id, float32 (S, H, W)), a part at a time."""
+    """E of those of the videos whose maps were saved, scaled to 0..1: (video_id, float32 (S, H, W)), a part at a
+    time."""
     for part in OutputFolder(storage.absolute(uri))._parts("maps"):
         try:
             maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)

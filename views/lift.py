@@ -22,13 +22,14 @@ SHOWN_LIFTS = 300
 STARS = ((0.01, "***"), (0.05, "**"), (0.1, "*"))
 AS_PUBLISHED = "OLS, HC1"
 _HEADS = {
-    "estimate": "Estimate", "ci_low": "95% from", "ci_high": "to", "p": "p", "se": "SE", "n": "n", "r2": "R²", "srcc": "SRCC",
-    "vif": "VIF", "term": "Term", "column": "Column", "estimator": "Estimator", "name": "Score", "score": "Score",
-    "spearman": "Spearman", "spearman_p": "its p", "video_id": "Video", "product_id": "Product", "lift": "Lift",
-    "share": "Share", "cook": "Cook’s distance", "slope_without": "OLS slope without it", "huber_without": "Huber without it",
-    "weight": "Weight", "comparison": "Comparison", "model": "Model", "columns": "Columns", "loss": "Loss", "week": "Week",
-    "mean": "Mean", "post_day": "Posted", "p_cluster": "p, clustered", "se_hac": "HAC SE", "p_permutation": "p, permutation",
-    "n_controls": "Controls", "n_pre": "Days before", "n_post": "Days after", "pretrend_p": "p of leads",
+    "estimate": "Estimate", "ci_low": "95% from", "ci_high": "to", "p": "p", "se": "SE", "n": "n", "r2": "R²",
+    "srcc": "SRCC", "vif": "VIF", "term": "Term", "column": "Column", "estimator": "Estimator", "name": "Score",
+    "score": "Score", "spearman": "Spearman", "spearman_p": "its p", "video_id": "Video", "product_id": "Product",
+    "lift": "Lift", "share": "Share", "cook": "Cook’s distance", "slope_without": "OLS slope without it",
+    "huber_without": "Huber without it", "weight": "Weight", "comparison": "Comparison", "model": "Model",
+    "columns": "Columns", "loss": "Loss", "week": "Week", "mean": "Mean", "post_day": "Posted",
+    "p_cluster": "p, clustered", "se_hac": "HAC SE", "p_permutation": "p, permutation", "n_controls": "Controls",
+    "n_pre": "Days before", "n_post": "Days after", "pretrend_p": "p of leads",
 }  # fmt: skip
 
 
@@ -44,18 +45,22 @@ def lift_page(study: Study, about: Mapping[str, Any], notes: Sequence[str]) -> s
         }
     tables = {name: _cells(table) for name, table in lift_tables(study).items()}
     treated, mended = study.inputs.treated, study.inputs.mended
-    return environment(amount=amount).get_template("lift.html").render(
-        study=study,
-        verdict=study.verdict,
-        charts=charts,
-        tables=tables,
-        heads=_HEADS,
-        notes=notes,
-        left_out={**mended.left_out, **treated.left_out},
-        unit=mended.currency or "the table’s currency",
-        recommended=RECOMMENDED,
-        days=study.inputs.panel.days,
-        **about,
+    return (
+        environment(amount=amount)
+        .get_template("lift.html")
+        .render(
+            study=study,
+            verdict=study.verdict,
+            charts=charts,
+            tables=tables,
+            heads=_HEADS,
+            notes=notes,
+            left_out={**mended.left_out, **treated.left_out},
+            unit=mended.currency or "the table’s currency",
+            recommended=RECOMMENDED,
+            days=study.inputs.panel.days,
+            **about,
+        )
     )
 
 
@@ -136,8 +141,8 @@ def _scatter(study: Study) -> Markup:
     axes.set(xlabel="PE-score, scaled to 0..1 over these videos", ylabel="sales lift a day")
     axes.legend(frameon=False)
     v = study.verdict
-    label = f"Sales lift against PE-score of {v.n} videos; slope {amount(v.slope)}, {amount(v.ci_low)} to {amount(v.ci_high)}"
-    return svg(figure, "scatter", label)
+    interval = f"{amount(v.slope)}, {amount(v.ci_low)} to {amount(v.ci_high)}"
+    return svg(figure, "scatter", f"Sales lift against PE-score of {v.n} videos; slope {interval}")
 
 
 def _intervals(axes: Any, table: pd.DataFrame, colours: list[str]) -> None:

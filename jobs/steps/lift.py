@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from analysis.panel import Mended, Panel, daily_panel
 from analysis.rebuild import REBUILDS
-from analysis.sample import Sample, sample_of
+from analysis.sample import sample_of
 from analysis.stage_one import stage_one
 from analysis.study import Inputs, Study, study
-from analysis.treatment import Treatment, treatment
+from analysis.treatment import treatment
 from catalog import storage
 from catalog.errors import Refused, check_positive
 from catalog.tables import read_products, read_sales, read_videos
@@ -178,10 +178,13 @@ def _publish(found: Study, about: dict[str, Any], output: str, run: Run) -> None
     for name, data in files.items():
         if not name.endswith(".parquet"):
             run.text(data.decode(), name)
-    console.print(f"\n{found.verdict.text}")
+    for said in ("", *found.verdict.says, *found.verdict.does_not_say, found.verdict.data_needed):
+        console.print(said)
     for doubt in found.verdict.doubts:
         console.print(f"But: {doubt}")
-    console.print(f"\nreport: {output}/report.html    figures: {output}/verdict.json, lifts.parquet, stage2.parquet, tables/")
+    console.print(
+        f"\nreport: {output}/report.html    figures: {output}/verdict.json, lifts.parquet, stage2.parquet, tables/"
+    )
 
 
 def _metrics(found: Study) -> dict[str, float]:
