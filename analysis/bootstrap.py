@@ -47,7 +47,7 @@ def both_stages(panel: Panel, treated: Treatment, sample: Sample, draws: int, se
         (name, "PE", "PE", found[i], slopes[:, i].std(ddof=1), low[i], high[i], p[i], n, None)
         for i, name in enumerate(names)
     ]
-    return pd.DataFrame(rows, columns=list(ROW))
+    return pd.DataFrame(rows, columns=list(ROW)).astype({"r2": float})
 
 
 def slope_of(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:

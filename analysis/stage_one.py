@@ -4,6 +4,7 @@ Kernel code: imports neither Ray nor MLflow.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,14 @@ class StageOne:
     weeks: np.ndarray
     """(B, LEADS + LAGS) gap to the controls less that of the last week before the post; NaN where a week is not
     whole"""
+
+
+def joined(parts: Sequence[StageOne], chosen: Sequence[np.ndarray]) -> StageOne:
+    """The results of ``stage_one`` for disjoint sets of treated products as one, in the order of the products."""
+    order = np.argsort(np.concatenate(chosen))
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    weeks = np.concatenate([part.weeks for part in parts])
+    return StageOne(table.iloc[order].reset_index(drop=True), weeks[order])
 
 
 def week_numbers() -> np.ndarray:

@@ -73,7 +73,7 @@ def stage_two(sample: Sample) -> pd.DataFrame:
             if name == "OLS, clustered by creator" and sample.frame["creator"].nunique() < len(terms) + 2:
                 continue
             rows += _rows(name, column, fit(sample.frame, terms), len(sample.frame))
-    return pd.DataFrame([*rows, *_ranks(sample)], columns=ROW)
+    return pd.DataFrame([*rows, *_ranks(sample)], columns=ROW).astype({"r2": float})
 
 
 def _rows(name: str, column: str, fitted: Any, n: int) -> Iterator[dict[str, Any]]:

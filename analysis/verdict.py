@@ -98,11 +98,15 @@ def _finding(slope: float, low: float, high: float, n: int, unit: str) -> tuple[
     between = f"{amount(slope)}{unit} a day (95% interval {amount(low)} to {amount(high)})"
     ends = f"from the lowest to the highest PE-score of these {n} videos, sales lift"
     if low > 0:
-        return [f"Videos whose engagement lands on the product sold more: {ends} grows by {between}."], []
+        return [
+            f"Products sold more, the more of their video's engagement lands on them: {ends} grows by {between}."
+        ], []
     if high < 0:
-        return [f"Videos with a higher PE-score sold less: {ends} changes by {between}."], []
-    said = f"That videos with a higher PE-score sell more is not shown: {ends} differs by {between}, which holds 0."
-    return [], [said]
+        return [
+            f"Products sold less, the more of their video's engagement lands on them: {ends} changes by {between}."
+        ], []
+    said = "That products sell more where more of the engagement lands on them is not shown: "
+    return [], [f"{said}{ends} differs by {between}, which holds 0."]
 
 
 def _average(average: tuple[float, float, float], unit: str) -> tuple[bool, str]:

@@ -99,7 +99,7 @@ def test_a_planted_effect_is_found_and_written_up(planted: dict[str, str], tmp_p
     verdict = json.loads((output / "verdict.json").read_text())
     assert verdict["supported"] is True
     assert verdict["ci_low"] < 20 < verdict["ci_high"]
-    assert verdict["says"][0].startswith("Videos whose engagement lands on the product sold more")
+    assert verdict["says"][0].startswith("Products sold more, the more of their video's engagement lands on them")
     assert verdict["text"] == " ".join([*verdict["says"], *verdict["does_not_say"], verdict["data_needed"]])
     lifts = pd.read_parquet(output / "lifts.parquet")
     contract = ["video_id", "product_id", "lift", "se", "p_cluster", "p_permutation", "n_controls", "pretrend_p"]
@@ -135,10 +135,23 @@ def test_no_effect_is_not_shown(tmp_path: Path):
     verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert verdict["supported"] is False
     assert verdict["ci_low"] < 0 < verdict["ci_high"]
-    assert verdict["does_not_say"][0].startswith("That videos with a higher PE-score sell more is not shown")
+    assert verdict["does_not_say"][0].startswith(
+        "That products sell more where more of the engagement lands on them is not shown"
+    )
     assert f"would need about {verdict['n_needed']:,}" in verdict["data_needed"]
     assert verdict["n_needed"] > TREATED
     assert "Not shown by these data" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_many_lifts_are_estimated_on_ray_as_few_are_here(
+    planted: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tables = []
+    for name, at_once in (("here", TREATED), ("ray", 15)):
+        monkeypatch.setattr("jobs.steps.lift.LIFTS_A_TASK", at_once)
+        main(LiftConfig(**planted, output=str(tmp_path / name), draws=20))
+        tables.append(pd.read_parquet(tmp_path / name / "lifts.parquet"))
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_flags_change_the_study(planted: dict[str, str], tmp_path: Path):

@@ -12,17 +12,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from analysis.panel import Mended, Panel, daily_panel
 from analysis.rebuild import REBUILDS
 from analysis.sample import sample_of
-from analysis.stage_one import stage_one
+from analysis.stage_one import StageOne, joined, stage_one
 from analysis.study import Inputs, Study, study
-from analysis.treatment import treatment
+from analysis.treatment import Treatment, treatment
 from catalog import storage
 from catalog.errors import Refused, check_positive
 from catalog.tables import read_products, read_sales, read_videos
-from jobs.command import DONE, console, print_config, resolved
+from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved
 from jobs.lift import LiftConfig
 from scoring.output import read_maps, read_scores
 from tracking.names import LIFT_RUNS
@@ -31,6 +32,10 @@ from views.lift import lift_page, lift_tables
 
 DEFAULT_CONTROLS = ("followers", "duration_s", "price")
 SHOWN = 5
+LIFTS_A_TASK = 500
+"""Of the published size these take 11 s on one core, a cluster's start as long."""
+TASK_TIMEOUT_S = 1800.0
+"""for any next task to end"""
 
 
 def main(config: LiftConfig) -> int:
@@ -46,7 +51,7 @@ def main(config: LiftConfig) -> int:
     with open_run(LIFT_RUNS, f"lift of {len(inputs.treated.row)} videos", tags) as run:
         run.params(resolved(config))
         started = time.monotonic()
-        first = stage_one(inputs.panel, inputs.treated)
+        first = _lifts(inputs.panel, inputs.treated)
         sample = sample_of(inputs.treated.videos, first.table, scores_uri=config.scores, **sample_options)
         maps = read_maps(config.scores, set(inputs.treated.videos["video_id"]))
         found = study(inputs, first, sample, maps)
@@ -155,6 +160,33 @@ def notes(mended: Mended) -> list[str]:
         (len(mended.absurd), "products have a day of over a thousand times their median day, and are kept"),
     ]
     return [f"{count:,} {what}" for count, what in said if count]
+
+
+def _lifts(panel: Panel, treated: Treatment) -> StageOne:
+    """Few lifts here, many on Ray: those of one day share their permutation, so they stay together."""
+    if len(treated.row) <= LIFTS_A_TASK:
+        return stage_one(panel, treated)
+    by_day = np.argsort(treated.first, kind="stable")
+    parts = np.array_split(by_day, math.ceil(len(by_day) / LIFTS_A_TASK))
+    with ray_cluster():
+        shared = ray.put((panel, treated))
+        tasks = [_lifts_of.remote(shared, part) for part in parts]
+        progress, pending = ProgressLog("lifts", len(by_day)), tasks
+        with StallWatch(TASK_TIMEOUT_S) as watch:
+            try:
+                while pending:
+                    _, pending = ray.wait(pending)
+                    watch.alive()
+                    left = sum(len(part) for part, task in zip(parts, tasks, strict=True) if task in pending)
+                    progress.update(len(by_day) - left)
+            finally:
+                progress.close()
+        return joined(ray.get(tasks), parts)
+
+
+@ray.remote
+def _lifts_of(shared: tuple[Panel, Treatment], chosen: np.ndarray) -> StageOne:
+    return stage_one(*shared, chosen)
 
 
 def _publish(found: Study, about: dict[str, Any], output: str, run: Run) -> None:
