@@ -12,7 +12,7 @@ from analysis.lifts import lifts
 from analysis.panel import Panel
 from analysis.sample import WITH_CONTROLS, Sample
 from analysis.stage_one import controls_of, lifts_against
-from analysis.stage_two import ESTIMATORS, RECOMMENDED
+from analysis.stage_two import ESTIMATORS, ROBUST
 from analysis.treatment import Pool, Treatment
 
 CHOICES = ("sales", "compared with", "covariates", "E scaled", "columns", "estimator")
@@ -44,7 +44,7 @@ def specification_curve(panel: Panel, treated: Treatment, sample: Sample, rebuil
             for column in _COLUMNS:
                 if column not in columns or len(columns[column]) + 2 > len(frame) or frame["PE"].nunique() == 1:
                     continue
-                for name in ("OLS, HC3", RECOMMENDED):
+                for name in ("OLS, HC3", ROBUST):
                     fitted = ESTIMATORS[name](frame, columns[column])
                     low, high = fitted.conf_int().loc["PE"]
                     found.append((*choice, scale, column, name, fitted.params["PE"], low, high, len(frame)))

@@ -60,7 +60,8 @@ def study(inputs: Inputs, first_stage: StageOne, sample: Sample, maps: Iterable[
     """Everything after stage 1. maps: E of videos whose maps were saved, for the negative controls."""
     panel, treated = inputs.panel, inputs.treated
     second = pd.concat(
-        [stage_two(sample), both_stages(panel, treated, sample, inputs.draws, inputs.seed)], ignore_index=True
+        [stage_two(sample, inputs.draws, inputs.seed), both_stages(panel, treated, sample, inputs.draws, inputs.seed)],
+        ignore_index=True,
     )
     events = event_study(first_stage.weeks)
     mistaken = mistaken_scores(treated.videos, maps, inputs.seed)
@@ -73,7 +74,7 @@ def study(inputs: Inputs, first_stage: StageOne, sample: Sample, maps: Iterable[
     tables = {
         "average_lift": averages,
         "twfe_weights": weights,
-        "rivals": rivals(sample),
+        "rivals": rivals(sample, inputs.draws, inputs.seed),
         "influential": influential(sample),
         "vif": vif(sample),
         "negative_controls": negative_controls(sample, mistaken),

@@ -10,11 +10,10 @@ import pandas as pd
 from scipy import stats
 
 from analysis.event_study import EventStudy
-from analysis.stage_two import RECOMMENDED, row_of
+from analysis.stage_two import RECOMMENDED, ROBUST, row_of
 
 LEVEL, POWER = 0.95, 0.8
-Z = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
-"""An effect of Z standard errors is found in eight of ten studies."""
+Z_POWER = float(stats.norm.ppf(POWER))
 ALPHA = 1 - LEVEL
 FEW_SPECIFICATIONS = 0.8
 """A smaller share of specifications that find a positive slope is a doubt."""
@@ -69,7 +68,8 @@ class Verdict:
 def verdict(found: Evidence) -> Verdict:
     row = row_of(found.stage_two, RECOMMENDED, "PE", "PE")
     slope, low, high, n = row["estimate"], row["ci_low"], row["ci_high"], int(row["n"])
-    supported, detectable = bool(low > 0), Z * row["se"]
+    # the interval's reach to exclude 0, and what it takes to be beyond that in eight of ten studies
+    supported, detectable = bool(low > 0), (high - low) / 2 + Z_POWER * row["se"]
     needed = math.ceil(n * (detectable / slope) ** 2) if slope else None
     says, not_said = _finding(slope, low, high, n, found.unit)
     average_shown, average = _average(found.average, found.unit)
@@ -145,9 +145,7 @@ def _data(slope: float, detectable: float, needed: int | None, n: int, supported
         "day in eight of ten studies"
     )
     if supported:
-        return (
-            f"{size}; half the difference found here would need about {math.ceil(4 * n * (detectable / slope) ** 2):,}."
-        )
+        return f"{size}; half the difference found here takes about {math.ceil(4 * n * (detectable / slope) ** 2):,}."
     return f"{size}; one as small as that found here would need about {needed:,}." if needed else f"{size}."
 
 
@@ -181,7 +179,7 @@ def _doubts(found: Evidence, slope: float, supported: bool) -> list[str]:
 def _doubts_of_support(found: Evidence) -> list[str]:
     doubts = []
     rows = found.stage_two
-    beside = rows[(rows["estimator"] == "Huber") & (rows["column"] == ALL_SCORES) & (rows["term"] == "PE")]
+    beside = rows[(rows["estimator"] == ROBUST) & (rows["column"] == ALL_SCORES) & (rows["term"] == "PE")]
     if (beside["ci_low"] <= 0).any():
         doubts.append("Beside E, P and ExP the PE-score does not predict the lift: it may stand in for one of them.")
     share = float((found.specification_curve["ci_low"] > 0).mean())

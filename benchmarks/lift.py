@@ -26,7 +26,7 @@ from analysis.lifts import Controls, hac_se, lifts
 from analysis.panel import Mended, Panel
 from analysis.sample import Sample
 from analysis.stage_one import stage_one
-from analysis.stage_two import ESTIMATORS
+from analysis.stage_two import ESTIMATORS, single_scores
 from analysis.study import Inputs
 from analysis.study import study as whole_study
 from analysis.treatment import Treatment
@@ -40,6 +40,8 @@ SCENARIOS = {
     "published effect": (PUBLISHED_SLOPE, False),
     "published effect, noise grows with PE": (PUBLISHED_SLOPE, True),
 }
+COVERAGE_DRAWS = 199
+"""permutations and bootstrap draws a panel, fewer than a study makes"""
 console = Console(width=130)
 
 
@@ -120,8 +122,9 @@ def coverage(panels: int, resampled: int, draws: int, seed: int) -> None:
                 fitted = fit(frame, ["PE"])
                 low, high = fitted.conf_int().loc["PE"]
                 found.setdefault(estimator, []).append((fitted.params["PE"], low, high))
-            robust = stats.theilslopes(frame["lift"], frame["PE"])
-            found.setdefault("Theil-Sen", []).append((robust.slope, robust.low_slope, robust.high_slope))
+            for row in single_scores(Sample(frame, (), (), ("E", "P", "ExP")), draws, i):
+                if row["estimator"] != "Spearman":
+                    found.setdefault(row["estimator"], []).append((row["estimate"], row["ci_low"], row["ci_high"]))
             if i < resampled:
                 panel, treated, sample = panel_of(drawn)
                 for row in both_stages(panel, treated, sample, draws, i).itertuples(index=False):
@@ -204,9 +207,7 @@ def main() -> None:
         "--parts", nargs="+", default=["coverage", "lifts", "speed"], choices=["coverage", "lifts", "speed"]
     )
     parser.add_argument("--panels", type=int, default=1000, help="panels a scenario (default 1000)")
-    parser.add_argument(
-        "--resampled", type=int, default=100, help="of them also by bootstrap of both stages (default 100)"
-    )
+    parser.add_argument("--resampled", type=int, default=300, help="of them also by bootstrap of both stages")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap in the timed study (default 1000)")
     parser.add_argument("--loops", type=int, default=5, help="pyfixest calls that are timed (default 5)")
     parser.add_argument("--seed", type=int, default=0)
@@ -214,7 +215,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of statsmodels, where Huber's weights take long to settle
     console.print(cpu_model())
     if "coverage" in arguments.parts:
-        coverage(arguments.panels, arguments.resampled, 200, arguments.seed)
+        coverage(arguments.panels, arguments.resampled, COVERAGE_DRAWS, arguments.seed)
     if "lifts" in arguments.parts:
         single_lifts(max(2, arguments.panels // 50), arguments.seed)
     if "speed" in arguments.parts:

@@ -33,9 +33,9 @@ class LiftConfig:
     max_gap_days: int = 7
     """the longest gap in a product's sales that carries the last value on; products with longer ones are left out"""
     draws: int = 1000
-    """of the bootstrap of both stages"""
+    """of the permutations of lifts and of the bootstrap of both stages"""
     seed: int = 0
-    """of the bootstrap, the folds and the negative controls"""
+    """of these, the folds and the negative controls"""
     dry_run: bool = False
     """check the tables, say what would be compared with what, write nothing and stop"""
 

@@ -173,7 +173,7 @@ def test_flags_change_the_study(planted: dict[str, str], tmp_path: Path):
     assert {"followers", "price"} & set(second["term"]) == {"price"}
     assert controls["estimate"][random] == pytest.approx(controls["estimate"]["PE"])
     assert figures("later", min_days=45)[0]["n"] < default["n"]
-    assert figures("seed", seed=1)[0]["ci_low"] != default["ci_low"] or default["estimator"] == "Huber"
+    assert figures("seed", seed=1)[0]["ci_low"] != default["ci_low"]
 
 
 def test_saved_maps_make_the_negative_controls_exact(planted: dict[str, str], tmp_path: Path):
@@ -207,14 +207,14 @@ def test_rolling_sums_are_rebuilt_in_the_way_that_is_asked_for(planted: dict[str
 
     tables = changed(planted, "sales", tmp_path, rolled)
     slopes = {}
-    for rebuild in ("published", "search_weighted", "denton_cholette"):
+    for rebuild in ("published", "denton_cholette"):
         output = tmp_path / rebuild
         assert main(LiftConfig(**tables, output=str(output), rebuild=rebuild, min_days=10, draws=20)) == 0  # pyright: ignore
         slopes[rebuild] = json.loads((output / "verdict.json").read_text())["slope"]
         assert "90 products had rolling 30-day sums only" in (output / "report.html").read_text()
         curve = pd.read_csv(output / "tables" / "specification_curve.csv")
         assert curve["sales"].nunique() == 3
-    assert len(set(slopes.values())) == 3
+    assert slopes["published"] != slopes["denton_cholette"]
 
 
 def test_a_dry_run_says_what_would_be_compared_and_writes_nothing(

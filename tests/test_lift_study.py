@@ -8,12 +8,13 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from analysis.bootstrap import both_stages, huber_slopes, slope_of
+from analysis.bootstrap import both_stages
 from analysis.event_study import event_study
 from analysis.lifts import lifts
 from analysis.negative_controls import OTHER, SHIFTED, mistaken_scores, negative_controls
 from analysis.panel import Panel
 from analysis.prediction import out_of_sample
+from analysis.robust import huber_fits, permuted_slope, slope_of
 from analysis.sample import Sample, sample_of
 from analysis.specifications import specification_curve
 from analysis.stage_one import LAGS, LEADS, controls_of, lifts_against, stage_one, week_numbers
@@ -23,6 +24,7 @@ from analysis.treatment import Pool, Treatment
 from catalog.errors import Refused
 
 DAYS, TREATED, CONTROLS = 98, 40, 60
+DRAWS = 199
 
 
 def made_up(effect: float, seed: int = 0) -> tuple[Panel, Treatment, Sample, np.ndarray]:
@@ -161,7 +163,7 @@ def test_least_squares_is_certified_and_hc_errors_follow_their_formulas():
         (),
         (),
     )
-    found = stage_two(sample)
+    found = stage_two(sample, DRAWS, 0)
     hc3 = found[(found["estimator"] == "OLS, HC3") & (found["column"] == "with controls")].set_index("term")
     assert hc3["estimate"]["PE"] == pytest.approx(-0.358191792925910e-01, rel=1e-9)
     assert hc3["estimate"]["YEAR"] == pytest.approx(1829.15146461355, rel=1e-9)
@@ -182,14 +184,14 @@ def test_least_squares_is_certified_and_hc_errors_follow_their_formulas():
 
 def test_every_estimator_recovers_the_planted_slope_and_none_a_slope_of_nothing(planted):
     _, _, sample, _ = planted
-    table = stage_two(sample)
+    table = stage_two(sample, DRAWS, 0)
     pe = table[(table["column"] == "PE") & (table["term"] == "PE") & (table["estimator"] != "Spearman")]
-    assert len(pe) == 7
+    assert len(pe) == 8
     assert ((pe["ci_low"] < 20) & (pe["ci_high"] > 20) & (pe["ci_low"] > 0)).all()
     spearman = row_of(table, "Spearman", "PE", "PE")
     assert spearman["estimate"] == pytest.approx(stats.spearmanr(sample.pe, sample.lift).statistic)
     _, _, nothing, _ = made_up(0.0)
-    table = stage_two(nothing)
+    table = stage_two(nothing, DRAWS, 0)
     pe = table[(table["column"] == "PE") & (table["term"] == "PE")]
     assert ((pe["ci_low"] < 0) & (pe["ci_high"] > 0)).all()
 
@@ -197,7 +199,7 @@ def test_every_estimator_recovers_the_planted_slope_and_none_a_slope_of_nothing(
 def test_theil_sen_is_the_median_of_pairwise_slopes():
     frame = pd.DataFrame({"PE": [0.0, 1, 2, 3, 4], "lift": [0.0, 1, 2, 3, 100]})
     frame = frame.assign(se_hac=1.0, creator=list("abcde"), video_id=list("abcde"), product_id=list("abcde"))
-    found = stage_two(Sample(frame.assign(E=0.0, P=0.0, ExP=0.0), (), (), ("E", "P", "ExP")))
+    found = stage_two(Sample(frame.assign(E=0.0, P=0.0, ExP=0.0), (), (), ("E", "P", "ExP")), DRAWS, 0)
     assert row_of(found, "Theil-Sen", "PE", "PE")["estimate"] == 1
 
 
@@ -225,10 +227,12 @@ def test_variance_inflation_is_one_over_one_minus_r2(planted):
 
 def test_rivals_are_told_by_standard_deviations(planted):
     _, _, sample, _ = planted
-    table = rivals(sample).set_index("name")
+    table = rivals(sample, DRAWS, 0).set_index("name")
     assert list(table.index) == ["PE", "E", "P", "shares"]
-    assert table["estimate"]["PE"] == pytest.approx(huber(sample.frame, ["PE"]).params["PE"] * sample.pe.std(ddof=1))
-    assert table["p"]["PE"] < 1e-6
+    assert table["estimate"]["PE"] == pytest.approx(
+        huber(sample.frame, ["PE"]).params["PE"] * sample.pe.std(ddof=1), rel=1e-5
+    )
+    assert table["p"]["PE"] == 1 / (1 + DRAWS)
     assert table["p"]["shares"] > 0.01
 
 
@@ -238,14 +242,38 @@ def test_slopes_of_many_resamples_are_those_of_rlm_and_polyfit():
     y = 3 * x + rng.standard_t(1.5, (4, 50))
     for i in range(4):
         expected = sm.RLM(y[i], sm.add_constant(x[i]), sm.robust.norms.HuberT()).fit(maxiter=500, tol=1e-12)
-        assert huber_slopes(x, y)[i] == pytest.approx(expected.params[1], rel=1e-5)
+        assert huber_fits(x, y).slope[i] == pytest.approx(expected.params[1], rel=1e-5)
+        assert huber_fits(x, y).residual[i] == pytest.approx(np.asarray(expected.resid), abs=1e-5)
         assert slope_of(x, y, np.ones_like(x))[i] == pytest.approx(np.polyfit(x[i], y[i], 1)[0])
+
+
+def test_the_sandwich_is_hc3_where_huber_is_least_squares():
+    rng = np.random.default_rng(1)
+    x, y = rng.lognormal(size=(2, 30)), rng.normal(size=(2, 30))
+    found = huber_fits(x, y, tuning=1e9)
+    for i in range(2):
+        expected = sm.OLS(y[i], sm.add_constant(x[i])).fit(cov_type="HC3")
+        assert found.slope[i] == pytest.approx(expected.params[1])
+        assert found.error[i] == pytest.approx(expected.bse[1])
+
+
+def test_permutations_keep_their_level_where_one_video_holds_most_of_the_variance():
+    """400 samples of no effect: 5% are rejected, give or take three standard errors."""
+    rng = np.random.default_rng(0)
+    rejected = []
+    for seed in range(400):
+        x, y = rng.lognormal(size=40), rng.standard_t(2.5, 40)
+        y[rng.integers(40)] = 40
+        _, _, low, high, p = permuted_slope(x, y, 199, seed)
+        assert (p <= 0.05) == (low > 0 or high < 0)
+        rejected.append(p <= 0.05)
+    assert 0.017 < np.mean(rejected) < 0.083
 
 
 def test_the_bootstrap_of_both_stages_is_about_as_wide_as_hc3_where_lifts_are_well_known(planted):
     panel, treated, sample, _ = planted
     table = both_stages(panel, treated, sample, draws=600, seed=0)
-    row, hc3 = table.iloc[0], row_of(stage_two(sample), "OLS, HC3", "PE", "PE")
+    row, hc3 = table.iloc[0], row_of(stage_two(sample, DRAWS, 0), "OLS, HC3", "PE", "PE")
     assert row["estimate"] == pytest.approx(hc3["estimate"])
     assert row["se"] == pytest.approx(hc3["se"], rel=0.15)
     assert row["ci_low"] < 20 < row["ci_high"]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analysis.specifications import CHOICES
-from analysis.stage_two import RECOMMENDED, row_of
+from analysis.stage_two import RECOMMENDED, ROBUST, row_of
 from analysis.study import Study
 from analysis.verdict import amount
 from views.page import INK, RC, environment, svg
@@ -58,6 +58,7 @@ def lift_page(study: Study, about: Mapping[str, Any], notes: Sequence[str]) -> s
             left_out={**mended.left_out, **treated.left_out},
             unit=mended.currency or "the table’s currency",
             recommended=RECOMMENDED,
+            robust=ROBUST,
             days=study.inputs.panel.days,
             **about,
         )
@@ -71,7 +72,7 @@ def lift_tables(study: Study) -> dict[str, pd.DataFrame]:
     return {
         "published_columns": _published(second, AS_PUBLISHED),
         "published_columns_hc3": _published(second, "OLS, HC3"),
-        "published_columns_huber": _published(second, RECOMMENDED),
+        "published_columns_huber": _published(second, ROBUST),
         "pe_slope": pe[["estimator", "estimate", "se", "ci_low", "ci_high", "p", "n", "r2"]],
         "lifts": study.stage_one.table.sort_values("lift", ascending=False, kind="stable"),
         "event_study": study.events.table,
@@ -129,7 +130,7 @@ def _scatter(study: Study) -> Markup:
     axes.axhline(0, color=_QUIET, linewidth=0.8)
     axes.scatter(frame["PE"], frame["lift"], s=22, color=_POINT, alpha=0.7, edgecolors="white", linewidths=0.4)
     ends = np.array([0.0, 1.0])
-    for estimator, colour, style in ((RECOMMENDED, _STRONG, "-"), ("OLS, HC3", _QUIET, "--")):
+    for estimator, colour, style in ((ROBUST, _STRONG, "-"), ("OLS, HC3", _QUIET, "--")):
         const = row_of(study.stage_two, estimator, "PE", "const")["estimate"]
         slope = row_of(study.stage_two, estimator, "PE", "PE")["estimate"]
         axes.plot(ends, const + slope * ends, color=colour, linestyle=style, label=estimator.split(",")[0])

@@ -121,6 +121,8 @@ def _controls(config: LiftConfig, videos: pd.DataFrame) -> tuple[str, ...]:
         elif config.controls is not None:
             why = "is null for videos with a lift" if known else "is no number column of the videos or products table"
             raise Refused(f"--controls {name}: {name} {why}; complete it, or leave it out")
+        elif known:
+            console.print(f"{name} is null for videos with a lift, so it is not held constant")
     return tuple(usable)
 
 
