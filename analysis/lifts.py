@@ -17,6 +17,9 @@ import dataclasses
 
 import numpy as np
 
+COLLINEAR = 1e-10
+"""Smallest eigenvalue of the covariates' correlations, of the largest, that counts."""
+
 
 class Controls:
     """N control products on T days: revenue (N, T) and covariates (N, T, K), centred by product, and their sums."""
@@ -76,14 +79,14 @@ def _within(
 ) -> Lifts:  # fmt: skip
     """y, x: of the treated ones, centred. Sums are over all ``units``, the treated one included."""
     y_mean, x_mean = y_sum / units, x_sum / units
-    xx = xx - units * np.einsum("...tk,...tl->...kl", x_mean, x_mean)
+    whole, xx = xx, xx - units * np.einsum("...tk,...tl->...kl", x_mean, x_mean)
     xy = xy - units * np.einsum("...tk,...t->...k", x_mean, y_mean)
     dx = np.einsum("bt,btk->bk", q, x - x_mean) if len(q) == len(y) else (x - x_mean).transpose(0, 2, 1) @ q[0]
     dy = ((y - y_mean) * q).sum(axis=1)
     dd = (1 - 1 / units) * (q**2).sum(axis=1)
-    on_x = np.linalg.solve(xx, dx[..., None])[..., 0]
+    on_x = _solved(xx, dx, whole)
     lift = (dy - (on_x * xy).sum(axis=1)) / (dd - (on_x * dx).sum(axis=1))
-    slope = np.linalg.solve(xx, (xy - dx * lift[:, None])[..., None])[..., 0]
+    slope = _solved(xx, xy - dx * lift[:, None], whole)
     own = units / (units - 1)  # beside the others' mean
     gap = own * ((y - y_mean) - np.einsum("btk,bk->bt", x - x_mean, slope))
     return Lifts(lift, slope, gap)
@@ -114,9 +117,20 @@ def resampled_lifts(
     sxy = within(xy, np.einsum("btk,bt->bk", x, y), (x_sum, x), (y_sum, y), "k,,k")
     dx = (1 - 1 / units) * np.einsum("bt,btk->bk", q, x) - np.einsum("bt,rtk->rbk", q, x_sum, optimize=True) / units
     dy = (1 - 1 / units) * (q * y).sum(axis=1) - y_sum @ q.T / units
-    on_x = np.linalg.solve(sxx, dx[..., None])[..., 0]
+    on_x = _solved(sxx, dx, xx[:, None])
     dd = (1 - 1 / units) * (q**2).sum(axis=1)
     return (dy - (on_x * sxy).sum(axis=2)) / (dd - (on_x * dx).sum(axis=2))
+
+
+def _solved(xx: np.ndarray, right: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """xx^-1 right, (..., K, K) and (..., K); a covariate that others explain shares its slope with them.
+
+    before: the same products before the day effects were taken out; a covariate that they explain has no slope.
+    """
+    squares, whole = np.einsum("...kk->...k", xx), np.einsum("...kk->...k", before)
+    size = np.where(squares > COLLINEAR * whole, np.sqrt(squares.clip(0)), np.inf)
+    inverse = np.linalg.pinv(xx / size[..., None] / size[..., None, :], rcond=COLLINEAR, hermitian=True)
+    return np.einsum("...kl,...l->...k", inverse, right / size) / size
 
 
 def hac_lags(days: int) -> int:
@@ -149,8 +163,8 @@ def two_way_se(
     units, days, k = len(controls) + 1, len(revenue), covariates.shape[1]
     y, x = centred(revenue[None])[0], centred(covariates[None])[0]
     y_mean, x_mean = (controls.y_sum + y) / units, (controls.x_sum + x) / units
-    xx = controls.xx + x.T @ x - units * x_mean.T @ x_mean
-    d_x = np.linalg.solve(xx, q @ (x - x_mean)) if k else np.zeros(0)
+    whole = controls.xx + x.T @ x
+    d_x = _solved(whole - units * x_mean.T @ x_mean, q @ (x - x_mean), whole)
     residual_d = -q / units - ((controls.x - x_mean) @ d_x if k else 0)
     residual_y = controls.y - y_mean - (controls.x - x_mean) @ found.slope[i] + found.lift[i] * q / units
     own_d = (1 - 1 / units) * q - (x - x_mean) @ d_x

@@ -146,7 +146,7 @@ def rivals(sample: Sample, draws: int, seed: int) -> pd.DataFrame:
     rows = []
     for name in ("PE", "E", "P", "likes", "comments", "shares", "predicted_engagement"):
         if name in sample.frame and name not in sample.constant:
-            values = stats.zscore(sample.frame[name].to_numpy(float), ddof=1)
+            values = np.asarray(stats.zscore(sample.frame[name].to_numpy(float), ddof=1))
             estimate, _, low, high, p = permuted_slope(values, sample.lift, draws, seed)
             rows.append((name, estimate, low, high, p, *stats.spearmanr(values, sample.lift)))
     return pd.DataFrame(rows, columns=["name", "estimate", "ci_low", "ci_high", "p", "spearman", "spearman_p"])

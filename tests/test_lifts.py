@@ -106,3 +106,15 @@ def test_the_clustered_error_leaves_out_the_noise_of_the_treated_product():
     assert hac_se(found, np.array([50]), lags=0)[0] == pytest.approx(truth, rel=0.2)
     clustered = two_way_se(y[0], np.zeros((100, 0)), 50, found, 0, controls)
     assert np.isnan(clustered) or clustered < truth / 10
+
+
+def test_covariates_that_say_nothing_more_change_no_lift():
+    y, x = draw(1)
+    weekly = np.broadcast_to(np.arange(60)[None, :, None] % 7, (30, 60, 1))  # the days' effects know it
+    for more in (x * 1e6, np.full_like(x, 3.0), weekly):
+        both = np.concatenate([x, more], axis=2)
+        found = lifts(y[:2], both[:2], FIRST, Controls(y[2:], both[2:]))
+        alone = lifts(y[:2], x[:2], FIRST, Controls(y[2:], x[2:]))
+        assert found.lift == pytest.approx(alone.lift)
+        error = two_way_se(y[0], both[0], 25, found, 0, Controls(y[2:], both[2:]))
+        assert np.isfinite(error)
