@@ -27,6 +27,7 @@ def specification_curve(panel: Panel, treated: Treatment, sample: Sample, rebuil
     stage_one = {
         ("as in the study", str(pool), "with" if with_x else "without"): lifts_against(panel, treated, pool, with_x)
         for pool in Pool
+        if pool is not Pool.NO_RECENT_VIDEO or len(treated.without_recent_video) < len(treated.controls)
         for with_x in ((True, False) if panel.names else (False,))
     }
     for name, other in rebuilt.items():

@@ -120,6 +120,8 @@ def _text(name: str, value: Any) -> str:
         return f"{value:%Y-%m-%d}"
     if name in ("p", "p_cluster", "p_permutation", "pretrend_p", "spearman_p"):
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if name in ("r2", "srcc", "spearman"):
+        return f"{value:.2f}"
     return f"{value:.0%}" if name in ("share", "weight") else amount(float(value))
 
 
