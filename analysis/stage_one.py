@@ -25,8 +25,7 @@ class StageOne:
     """B lifts and the weeks around each post."""
 
     table: pd.DataFrame
-    """(B,) video_id, product_id, post_day, lift, se, p_cluster, se_hac, p_permutation, ci_low, ci_high, n_controls,
-    n_pre, n_post, pretrend_p"""
+    """(B,) the columns of schemas.LIFTS"""
     weeks: np.ndarray
     """(B, LEADS + LAGS) gap to the controls less that of the last week before the post; NaN where a week is not
     whole"""

@@ -14,6 +14,7 @@ from statsmodels.stats.outliers_influence import OLSInfluence, variance_inflatio
 
 from analysis.robust import permuted_slope
 from analysis.sample import Sample
+from catalog.schemas import STAGE_TWO
 
 RECOMMENDED = "Huber, permutation"
 """Of PE alone; chosen by coverage and width of its interval in ``benchmarks.lift``."""
@@ -65,7 +66,7 @@ ESTIMATORS: dict[str, Fit] = {
     "winsorised 1%, HC3": _winsorised,
     ROBUST: huber,
 }
-ROW = ("estimator", "column", "term", "estimate", "se", "ci_low", "ci_high", "p", "n", "r2")
+ROW = tuple(STAGE_TWO.names)
 
 
 def stage_two(sample: Sample, draws: int, seed: int) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from analysis.stage_two import ROW
 from catalog.errors import Refused
-from catalog.schemas import MAPS, SCORES
+from catalog.schemas import LIFTS, MAPS, SCORES, STAGE_TWO
 from jobs.lift import LiftConfig, main
 from tracking.names import LIFT_RUNS
 
@@ -102,8 +102,10 @@ def test_a_planted_effect_is_found_and_written_up(planted: dict[str, str], tmp_p
     assert verdict["says"][0].startswith("Products sold more, the more of their video's engagement lands on them")
     assert verdict["text"] == " ".join([*verdict["says"], *verdict["does_not_say"], verdict["data_needed"]])
     lifts = pd.read_parquet(output / "lifts.parquet")
-    contract = ["video_id", "product_id", "lift", "se", "p_cluster", "p_permutation", "n_controls", "pretrend_p"]
-    assert set(contract) <= set(lifts)
+    contract = {"video_id", "product_id", "lift", "se", "p_cluster", "p_permutation", "n_controls", "pretrend_p"}
+    assert contract <= set(lifts)
+    assert pq.read_schema(output / "lifts.parquet").equals(LIFTS)
+    assert pq.read_schema(output / "stage2.parquet").equals(STAGE_TWO)
     assert set(lifts["video_id"]) == {f"v{i}" for i in range(TREATED)}
     assert (lifts["n_controls"] == CONTROLS).all()
     second = pd.read_parquet(output / "stage2.parquet")

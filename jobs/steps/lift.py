@@ -22,6 +22,7 @@ from analysis.study import Inputs, Study, study
 from analysis.treatment import Treatment, treatment
 from catalog import storage
 from catalog.errors import Refused, check_positive
+from catalog.schemas import LIFTS, STAGE_TWO
 from catalog.tables import read_products, read_sales, read_videos
 from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved
 from jobs.lift import LiftConfig
@@ -196,8 +197,8 @@ def _publish(found: Study, about: dict[str, Any], output: str, run: Run) -> None
     summary = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
     page = lift_page(found, about, notes(found.inputs.mended))
     files = {
-        "lifts.parquet": _parquet(found.stage_one.table),
-        "stage2.parquet": _parquet(found.stage_two),
+        "lifts.parquet": _parquet(found.stage_one.table, LIFTS),
+        "stage2.parquet": _parquet(found.stage_two, STAGE_TWO),
         "report.html": page.encode(),
     }
     for name, table in lift_tables(found).items():
@@ -238,7 +239,7 @@ def _latex(table: pd.DataFrame) -> str:
     return styled.format_index(escape="latex", axis="columns").to_latex(hrules=True)
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
+def _parquet(table: pd.DataFrame, schema: pa.Schema) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), sink, compression="zstd")
     return sink.getvalue()
