@@ -24,7 +24,7 @@ def average_lifts(panel: Panel, treated: Treatment) -> tuple[pd.DataFrame, pd.Da
 
     Of the week of the post, treated in part, only the days before count.
     """
-    frame = _weekly(panel, treated)
+    frame = weekly_panel(panel, treated)
     names = {"outcome": "revenue", "unit": "product", "time": "week", "first_treat": "first"}
     estimators: dict[str, Any] = {
         "Callaway-Sant'Anna": diff_diff.CallawaySantAnna(),
@@ -51,7 +51,9 @@ def average_lifts(panel: Panel, treated: Treatment) -> tuple[pd.DataFrame, pd.Da
     return averages, weights
 
 
-def _weekly(panel: Panel, treated: Treatment) -> pd.DataFrame:
+def weekly_panel(panel: Panel, treated: Treatment) -> pd.DataFrame:
+    """product, week (from 1), revenue (a day, beside the controls' mean), first (the first week that is treated on
+    all its days, 0: never), treated; one row a product and week."""
     weeks, rows = len(panel.days) // WEEK, np.concatenate([treated.row, treated.controls])
     # less the controls' mean of each day, so that a week of fewer days is not one of other weekdays
     daily = panel.revenue[rows] - panel.revenue[treated.controls].mean(axis=0)

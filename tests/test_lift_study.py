@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import pyfixest as pf
 import pytest
 import statsmodels.api as sm
 from scipy import stats
@@ -19,7 +20,7 @@ from analysis.sample import Sample, sample_of
 from analysis.specifications import specification_curve
 from analysis.stage_one import LAGS, LEADS, controls_of, lifts_against, stage_one, week_numbers
 from analysis.stage_two import huber, influential, rivals, row_of, stage_two, vif
-from analysis.staggered import average_lifts
+from analysis.staggered import average_lifts, weekly_panel
 from analysis.treatment import Pool, Treatment
 from catalog.errors import Refused
 
@@ -313,6 +314,21 @@ def test_staggered_estimators_find_a_lift_that_all_have():
     assert weights["weight"].sum() == pytest.approx(1)
     # Goodman-Bacon's theorem: the weighted comparisons are what two-way fixed effects estimate
     assert (weights["weight"] * weights["estimate"]).sum() == pytest.approx(estimate["two-way fixed effects"])
+
+
+def test_averages_are_those_of_pyfixest():
+    panel, treated, _, _ = made_up(5.0)
+    averages, _ = average_lifts(panel, treated)
+    table, frame = averages.set_index("estimator"), weekly_panel(panel, treated)
+    fixed = pf.feols("revenue ~ treated | product + week", frame, vcov={"CRV1": "product"})
+    assert table["estimate"]["two-way fixed effects"] == pytest.approx(fixed.coef()["treated"])
+    assert table["se"]["two-way fixed effects"] == pytest.approx(fixed.se()["treated"], rel=0.01)
+    two_stage = pf.did2s(
+        frame.assign(treated=frame["treated"].astype(bool)), yname="revenue", first_stage="~ 0 | product + week",
+        second_stage="~ i(treated, ref=False)", treatment="treated", cluster="product",
+    )  # fmt: skip
+    assert table["estimate"]["two-stage (Gardner, did2s)"] == pytest.approx(two_stage.coef().iloc[0], rel=1e-4)
+    assert table["se"]["two-stage (Gardner, did2s)"] == pytest.approx(two_stage.se().iloc[0], rel=0.02)
 
 
 def test_negative_controls_do_not_predict_and_a_mistaken_one_that_does_is_seen(planted):
