@@ -136,10 +136,12 @@ def _only_currency(sales: pa.Table, uri: str) -> str | None:
 
 def _carried(values: pd.DataFrame, limit: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Gaps of at most ``limit`` days closed, longer ones left whole; and per product how many days."""
-    gap = values.isna()
-    length = gap.T.apply(lambda days: days.groupby((~days).cumsum()).transform("sum")).T
-    filled = values.where(~(gap & (length <= limit)), values.ffill(axis=1))
-    return filled, (gap & filled.notna()).sum(axis=1).to_numpy()
+    known, days = values.notna().to_numpy(), np.arange(values.shape[1])
+    last = np.maximum.accumulate(np.where(known, days, -1), axis=1)
+    following = np.minimum.accumulate(np.where(known, days, len(days))[:, ::-1], axis=1)[:, ::-1]
+    closed = ~known & (last >= 0) & (following - last - 1 <= limit)
+    filled = values.where(~closed, np.take_along_axis(values.to_numpy(float), last.clip(0), axis=1))
+    return filled, closed.sum(axis=1)
 
 
 def _search(extra: list[pd.DataFrame], covariates: Sequence[str], whole: np.ndarray) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """jobs.lift from tables to verdict, with real MLflow; and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -222,7 +223,12 @@ def test_rolling_sums_are_rebuilt_in_the_way_that_is_asked_for(planted: dict[str
 def test_a_dry_run_says_what_would_be_compared_and_writes_nothing(
     planted: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(LiftConfig(**planted, output=str(tmp_path / "out"), dry_run=True)) == 0
+    twice = tmp_path / "scores" / "scores"  # as a scoring job that was stopped can leave them
+    twice.mkdir(parents=True)
+    for name in ("part", "again"):
+        shutil.copy(Path(planted["scores"]) / "scores" / "part.parquet", twice / f"{name}.parquet")
+    tables = planted | {"scores": str(twice.parent)}
+    assert main(LiftConfig(**tables, output=str(tmp_path / "out"), dry_run=True)) == 0
     said = capsys.readouterr().out
     assert f"{TREATED} lifts, {CONTROLS} controls each" in said
     assert "left out, 1: a later video of a product" in said

@@ -76,7 +76,8 @@ def _check(config: LiftConfig) -> None:
 
 def _read(config: LiftConfig) -> tuple[Inputs, dict[str, Any]]:
     """Everything is read and checked, nothing written; and what ``sample_of`` is told. Raises Refused."""
-    scores = read_scores(config.scores).to_pandas()
+    # a scoring job that was stopped can leave a row twice until it goes on
+    scores = read_scores(config.scores).to_pandas().drop_duplicates("video_id")
     videos = read_videos(config.videos, required=("video_id", "product_id", "posted_at")).to_pandas()
     if config.products is not None:
         videos = _with_products(videos, config.products)
@@ -101,9 +102,7 @@ def _read(config: LiftConfig) -> tuple[Inputs, dict[str, Any]]:
 
 
 def _panel(sales: pa.Table, config: LiftConfig, rebuild: str, covariates: tuple[str, ...]) -> tuple[Panel, Mended]:
-    return daily_panel(
-        sales, config.sales, rebuild=rebuild, covariates=covariates, max_gap_days=config.max_gap_days
-    )  # fmt: skip
+    return daily_panel(sales, config.sales, rebuild=rebuild, covariates=covariates, max_gap_days=config.max_gap_days)
 
 
 def _with_products(videos: pd.DataFrame, uri: str) -> pd.DataFrame:
