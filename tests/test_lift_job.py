@@ -146,6 +146,23 @@ def test_no_effect_is_not_shown(tmp_path: Path):
     assert "Not shown by these data" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_ids_are_text_on_the_page_whatever_they_hold(planted: dict[str, str], tmp_path: Path):
+    def hostile(ids: pd.Series) -> pd.Series:
+        return ids.str.replace("v", "<b>$v_")
+
+    tables = changed(planted, "videos", tmp_path, lambda t: t.assign(video_id=hostile(t["video_id"])))
+    folder = tmp_path / "scores" / "scores"
+    folder.mkdir(parents=True)
+    scores = pd.read_parquet(Path(planted["scores"]) / "scores")
+    scores["video_id"] = hostile(scores["video_id"])
+    pq.write_table(pa.Table.from_pandas(scores, schema=SCORES, preserve_index=False), folder / "part.parquet")
+    tables |= {"scores": str(tmp_path / "scores")}
+    assert main(LiftConfig(**tables, output=str(tmp_path / "out"), draws=20)) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;b&gt;$v_1" in page
+    assert "<b>" not in page
+
+
 def test_many_lifts_are_estimated_on_ray_as_few_are_here(
     planted: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

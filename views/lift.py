@@ -139,7 +139,7 @@ def _scatter(study: Study) -> Markup:
     for row in study.tables["influential"].head(NAMED).itertuples(index=False):
         axes.annotate(
             str(row.video_id), (float(row.PE), float(row.lift)), xytext=(4, 4),  # pyright: ignore
-            textcoords="offset points", fontsize=8,
+            textcoords="offset points", fontsize=8, parse_math=False,
         )  # fmt: skip
     axes.set(xlabel="PE-score, scaled to 0..1 over these videos", ylabel="sales lift a day")
     axes.legend(frameon=False)
