@@ -10,6 +10,7 @@ BENCHMARKS = (
     ("benchmarks.engagement",),
     ("benchmarks.training",),
     ("benchmarks.peer",),
+    ("benchmarks.lift",),
     ("benchmarks.first_run",),
 )
 TIMEOUT_S = 4 * 3600

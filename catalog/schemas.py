@@ -123,3 +123,39 @@ MAPS = pa.schema(
         _column("product_quads", _QUADS, "as in the scores table"),
     ]
 )
+
+LIFTS = pa.schema(
+    [
+        _column("video_id", pa.string(), "the first video of a product", required=True),
+        _column("product_id", pa.string(), "as given", required=True),
+        _column("post_day", pa.date32(), "the product is treated from the day after", required=True),
+        _column("lift", pa.float64(), "revenue a day after the post beside what controls say", required=True),
+        _column("se", pa.float64(), "clustered by product and day, as published: leaves the product's own noise out"),
+        _column("p_cluster", pa.float64(), "of lift / se; null where the clustered variance is negative"),
+        _column("se_hac", pa.float64(), "Newey-West, of the product's gap to its controls", required=True),
+        _column("p_permutation", pa.float64(), "share of controls with as large a lift / se_hac", required=True),
+        _column("ci_low", pa.float64(), "95% by that permutation", required=True),
+        _column("ci_high", pa.float64(), "95% by that permutation", required=True),
+        _column("n_controls", pa.int64(), "products that it is compared with", required=True),
+        _column("n_pre", pa.int64(), "days before treatment", required=True),
+        _column("n_post", pa.int64(), "days from treatment on", required=True),
+        _column("pretrend_p", pa.float64(), "share of controls that drift as much before that day", required=True),
+    ]
+)
+
+STAGE_TWO = pa.schema(
+    [
+        _column("estimator", pa.string(), "as analysis.stage_two names it", required=True),
+        _column("column", pa.string(), "which of the published columns", required=True),
+        _column("term", pa.string(), "PE, E, P, ExP (scaled to 0..1 over the panel), a control, const", required=True),
+        _column(
+            "estimate", pa.float64(), "revenue a day a unit of the term; Spearman's is a correlation", required=True
+        ),
+        _column("se", pa.float64(), "null where the estimator has none"),
+        _column("ci_low", pa.float64(), "95%", required=True),
+        _column("ci_high", pa.float64(), "95%", required=True),
+        _column("p", pa.float64(), "null where the estimator has none"),
+        _column("n", pa.int64(), "lifts", required=True),
+        _column("r2", pa.float64(), "of least squares"),
+    ]
+)

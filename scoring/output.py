@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -184,6 +185,20 @@ def read_scores(uri: str) -> pa.Table:
         raise Refused(f"{uri} holds no scores/*.parquet; give the --output folder of jobs.score")
     with ThreadPoolExecutor(READERS) as readers:
         return pa.concat_tables(readers.map(lambda part: _read_part(part, SCORES.names), parts))
+
+
+def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """E of those of the videos whose maps were saved, scaled to 0..1: (video_id, float32 (S, H, W)), a part at a
+    time."""
+    for part in OutputFolder(storage.absolute(uri))._parts("maps"):
+        try:
+            maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
+        except (OSError, pa.ArrowException) as error:
+            raise Refused(f"{part} cannot be read: {error}; remove it to go on without its maps") from error
+        for row in maps.to_pylist():
+            if row["video_id"] in video_ids:
+                E = np.frombuffer(row["e_uint8"], np.uint8).reshape(row["seconds"], row["height"], row["width"])
+                yield row["video_id"], E.astype(np.float32) / 255
 
 
 def _read_part(part: str, columns: list[str]) -> pa.Table:

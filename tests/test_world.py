@@ -323,6 +323,17 @@ def test_creators_and_products_have_several_and_few_videos(scripts: list[VideoSc
     assert 0.01 < np.mean([script.product is None for script in scripts]) < 0.04
 
 
+def test_the_null_sales_are_the_same_panel_less_what_pe_made(world: WorldPaths) -> None:
+    sales, null = (pq.read_table(path).to_pandas() for path in (world.sales, world.null_sales))
+    keys = ["product_id", "date", "search_index"]
+    assert sales[keys].equals(null[keys])
+    posted = pq.read_table(world.videos).to_pandas().groupby("product_id")["posted_at"].min().dt.date
+    treated = sales["product_id"].map(posted)
+    before = treated.isna() | (sales["date"] <= treated)
+    assert sales["revenue"][before].equals(null["revenue"][before])
+    assert not np.allclose(sales["revenue"][~before], null["revenue"][~before])
+
+
 @pytest.mark.parametrize("effect", [True, False])
 def test_the_panel_shows_the_planted_lift_and_none_in_the_null_world(scripts: list[VideoScript], effect: bool) -> None:
     """Difference of 30-day means round the post, less the same for a control: regressed on PE."""

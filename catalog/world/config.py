@@ -69,6 +69,11 @@ class WorldPaths:
         return self.folder / "sales.parquet"
 
     @property
+    def null_sales(self) -> Path:
+        """The sales of the same products had no video any effect that depends on PE: the null world."""
+        return self.folder / "sales_null.parquet"
+
+    @property
     def truth(self) -> Path:
         return self.folder / "truth.parquet"
 

@@ -32,7 +32,8 @@ def make_world(
     """Make a world of `videos` videos under `folder`; the same seed gives the same world for any `workers`.
 
     Args:
-        sales_effect: True: true PE makes sales lift. False: the null world, where lift is noise.
+        sales_effect: True: true PE makes sales lift. False: the null world, where lift is noise; its sales are written
+            beside the others in any case (``WorldPaths.null_sales``).
         workers: processes; None takes every core this process may use, 1 works in this process.
         progress: called with (videos done, videos in all) after each.
 
@@ -64,7 +65,8 @@ def make_world(
     write_masks(paths.folder, [(video_name(truth.index), truth.packed_masks) for truth in truths])
     write_videos(paths, config, seed, scripts, truths)
     write_products(paths, seed, scripts)
-    lifts = write_sales(paths, config, seed, scripts, truths, effect=sales_effect)
+    lifts = write_sales(paths.sales, config, seed, scripts, truths, effect=sales_effect)
+    write_sales(paths.null_sales, config, seed, scripts, truths, effect=False)
     write_truth(paths, truths, lifts)
     paths.manifest.write_text(manifest)
     return paths

@@ -151,7 +151,7 @@ def write_photo(folder: Path, name: str, photo: Photo) -> str:
 
 
 def write_sales(
-    paths: WorldPaths,
+    path: Path,
     config: WorldConfig,
     seed: int,
     scripts: Sequence[VideoScript],
@@ -178,7 +178,7 @@ def write_sales(
         for name, sales in panel.items()
         for day, revenue, interest in zip(days, sales.revenue.tolist(), sales.search_index.tolist(), strict=True)
     ]
-    write(rows, SALES, paths.sales)
+    write(rows, SALES, path)
     return lifts
 
 
