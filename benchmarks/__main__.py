@@ -8,6 +8,7 @@ BENCHMARKS = (
     ("benchmarks.locate",),
     ("benchmarks.saliency",),
     ("benchmarks.engagement",),
+    ("benchmarks.overlay",),
     ("benchmarks.training",),
     ("benchmarks.peer",),
     ("benchmarks.first_run",),

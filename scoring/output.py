@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -120,6 +120,17 @@ class OutputFolder:
         for part in self._parts("maps"):
             if _name(part) not in whole:  # a crash came between its maps and its scores
                 self._remove(part)
+
+    def maps(self, part: str, video_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The saved maps (schemas.MAPS) of these videos, whose scores are in ``part``; none of those without one."""
+        try:
+            data = storage.read_bytes(f"{self.uri}/maps/{_name(part)}")
+            maps = pq.read_table(io.BytesIO(data), schema=MAPS, filters=pc.field("video_id").isin(list(video_ids)))
+        except FileNotFoundError:
+            return []
+        except (OSError, pa.ArrowException) as error:
+            raise Refused(f"{self.uri}/maps/{_name(part)} cannot be read: {error}; score its videos again") from error
+        return maps.to_pylist()
 
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is
