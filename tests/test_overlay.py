@@ -377,5 +377,5 @@ def test_job_refuses_scores_without_maps_and_without_their_table(tmp_path: Path,
     with pytest.raises(Refused, match="scored without --save-maps"):
         main(OverlayConfig(str(scores), str(tmp_path / "out")))
     (scores / "run.json").unlink()
-    with pytest.raises(Refused, match="give their table with --videos"):
+    with pytest.raises(Refused, match="give the table that was scored with --videos"):
         main(OverlayConfig(str(scores), str(tmp_path / "out")))

@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy.stats import percentileofscore
 
 from catalog.errors import ErrorCode
 from catalog.schemas import Status
 from scoring.evidence import in_words, verdicts
+from views import timeline
+from views.numbers import percentile, rank_text, score_text, share_text
 from views.page import INK, RC, environment, svg, time_text
+from views.timeline import PER_SECOND, draw_panels
 
 SHOWN_EACH_END = 5
 MAX_TABLE_ROWS = 500
@@ -32,11 +34,8 @@ _TABLE_COLUMNS = [
     "video_id", "product_id", "status", "error_code", "error_message", "error_stage",
     "pe_score", "e_score", "p_score", "e_on_product", "seconds", "predicted_engagement",
 ]  # fmt: skip
-_PER_SECOND = ["e_per_second", "p_per_second", "pe_per_second"]
 _ORIGIN = ["model_uri", "model_version", "config_hash", "code_version", "run_id", "scored_at"]
 _ABOUT_VIDEO = ["title", "creator_id", "posted_at"]
-_E, _P, _PE = "#0072B2", "#B85000", "#7A1F5C"
-_TIMELINE_MARGINS = {"left": 0.2, "right": 0.98, "bottom": 0.19, "top": 0.97, "hspace": 0.4}
 
 
 def report_page(
@@ -52,7 +51,7 @@ def report_page(
     creator_id and posted_at are shown where it has them.
     """
     config = dict(config or {})
-    scores = _once_each(scores.select(_TABLE_COLUMNS + _PER_SECOND + _ORIGIN))
+    scores = once_each(scores.select(_TABLE_COLUMNS + PER_SECOND + _ORIGIN))
     scores = scores.sort_by([("pe_score", "descending"), ("video_id", "ascending")])
     with_pe = scores["pe_score"].drop_null().to_numpy()
     listed = scores.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
@@ -61,14 +60,14 @@ def report_page(
     failures = failed.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
     ends = _best_and_worst(scores)
     for row in [*listed, *ends["Highest PE"], *ends["Lowest PE"]]:
-        row |= dict.fromkeys(_ABOUT_VIDEO) | {"percentile": _percentile(with_pe, row["pe_score"])}
+        row |= dict.fromkeys(_ABOUT_VIDEO) | {"percentile": percentile(with_pe, row["pe_score"])}
     if videos is not None:
         _add_what_is_known([*listed, *ends["Highest PE"], *ends["Lowest PE"]], videos)
     with matplotlib.rc_context(RC):
         _draw_timelines([*ends["Highest PE"], *ends["Lowest PE"]], float(config.get("sample_fps") or 1.0))
         distributions, scatter = _distributions(scores), _scatter(scores)
     statuses = {status: _count(scores, "status", status) for status in Status}
-    templates = environment(score=_score_text, rank=_rank_text, share=_share_text, when=time_text, in_words=in_words)
+    templates = environment(score=score_text, rank=rank_text, share=share_text, when=time_text, in_words=in_words)
     evidence = (summary or {}).get("faithfulness")
     return templates.get_template("report.html").render(
         total=scores.num_rows,
@@ -96,7 +95,7 @@ def report_page(
     )
 
 
-def _once_each(scores: pa.Table) -> pa.Table:
+def once_each(scores: pa.Table) -> pa.Table:
     """A job that is stopped can leave a row twice until it goes on; the page counts videos."""
     ids = scores["video_id"].to_numpy()
     _, first = np.unique(ids.astype(str), return_index=True)
@@ -111,14 +110,9 @@ def _count(scores: pa.Table, column: str, value: str) -> int:
     return pc.sum(pc.equal(scores[column], str(value))).as_py() or 0
 
 
-def _percentile(values: np.ndarray, value: float | None) -> float | None:
-    """Percentile rank of ``value`` in ``values``, 0 to 100; ties count half."""
-    return None if value is None else float(percentileofscore(values, value, kind="mean"))
-
-
 def _best_and_worst(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """The ends of the located videos, each outermost first; no video is at both ends."""
-    located = _with_status(scores, Status.OK).select(_TABLE_COLUMNS + _PER_SECOND)
+    located = _with_status(scores, Status.OK).select(_TABLE_COLUMNS + PER_SECOND)
     n_worst = min(SHOWN_EACH_END, max(located.num_rows - SHOWN_EACH_END, 0))
     return {
         "Highest PE": located.slice(0, SHOWN_EACH_END).to_pylist(),
@@ -163,9 +157,9 @@ def _distinct(scores: pa.Table, columns: list[str]) -> list[dict[str, Any]]:
 
 def _distributions(scores: pa.Table) -> list[dict[str, Any]]:
     wanted = {
-        "pe_score": ("PE: attention and product together", _PE, _score_text),
-        "e_score": ("E: attention anywhere", _E, _score_text),
-        "p_score": ("P: the product’s share of the picture", _P, _share_text),
+        "pe_score": ("PE: attention and product together", timeline.PE, score_text),
+        "e_score": ("E: attention anywhere", timeline.E, score_text),
+        "p_score": ("P: the product’s share of the picture", timeline.P, share_text),
     }
     drawn = []
     for column, (title, colour, text) in wanted.items():
@@ -212,39 +206,15 @@ def _scatter(scores: pa.Table) -> Markup | None:
 
 def _draw_timelines(rows: Sequence[dict[str, Any]], samples_per_second: float) -> None:
     """Adds ``timeline`` and ``in_words`` to each row, all on one scale so that they can be compared."""
-    drawable = [row for row in rows if all(row[name] for name in _PER_SECOND)]
-    tops = [max((max(row[name]) for row in drawable), default=0) or 1 for name in _PER_SECOND]
+    drawable = [row for row in rows if all(row[name] for name in PER_SECOND)]
+    tops = {name: max((max(row[name]) for row in drawable), default=0) or 1 for name in PER_SECOND}
     for number, row in enumerate(drawable):
         on_screen = np.array(row["p_per_second"]) > 0
         peak = int(np.argmax(row["pe_per_second"])) / samples_per_second
         row["in_words"] = (
             f"Product on screen in {on_screen.sum()} of {len(on_screen)} sampled seconds; PE is highest at {peak:g} s."
         )
-        edges = np.arange(len(on_screen) + 1) / samples_per_second
         figure = Figure(figsize=(4.4, 2.5))
-        panels = figure.subplots(3, sharex=True, gridspec_kw=_TIMELINE_MARGINS)
-        for axes, name, top, colour in zip(panels, _PER_SECOND, tops, (_E, _P, _PE), strict=True):
-            axes.stairs(on_screen * top * 2, edges, color="#E6EAEE", fill=True)
-            axes.stairs(row[name], edges, color=colour, fill=True, alpha=0.25)
-            axes.stairs(row[name], edges, color=colour, linewidth=1.6, baseline=None)
-            axes.set(ylim=(0, top * 1.08), xlim=(0, edges[-1]), yticks=[0, float(f"{top:.1g}")])
-            axes.set_ylabel(name.removesuffix("_per_second").upper(), rotation=0, ha="right", va="center")
-        panels[-1].set_xlabel("second")
+        draw_panels(figure, {name: row[name] for name in PER_SECOND}, samples_per_second, tops)
         label = f"E, P and PE second by second. {row['in_words']}"
         row["timeline"] = svg(figure, f"timeline{number}", label)
-
-
-def _score_text(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
-
-
-def _share_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _rank_text(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "> 99" if value > 99.5 else "< 1" if value < 0.5 else f"{value:.0f}"

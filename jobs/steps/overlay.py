@@ -97,10 +97,12 @@ def _check_alike(output: str, settings: dict[str, Any]) -> None:
 
 
 def _planned(config: OverlayConfig, scored: ScoredFolder, output: str) -> Plan:
-    videos_uri = config.videos or scored.settings.get("videos")
-    if videos_uri is None:
-        raise Refused(f"{config.scores} does not say which videos were scored; give their table with --videos")
-    uris = dict(zip(*(scored.videos(videos_uri)[name].to_pylist() for name in ("video_id", "video_uri")), strict=True))
+    videos = scored.videos(config.videos)
+    if videos is None:
+        raise Refused(
+            f"{config.scores} does not say where its videos are; give the table that was scored with --videos"
+        )
+    uris = dict(zip(*(videos[name].to_pylist() for name in ("video_id", "video_uri")), strict=True))
     columns = ["video_id", "status", "pe_per_second", "e_per_second"]
     rows = {row["video_id"]: row for row in scored.scores.select(columns).to_pylist()}
     unknown = [video_id for video_id in config.video if video_id not in rows]

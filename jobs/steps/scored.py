@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,8 @@ import pyarrow as pa
 from catalog import storage
 from catalog.errors import Refused
 from catalog.sampling import SamplingConfig
-from catalog.tables import read_videos
+from catalog.tables import read_products, read_videos
+from jobs.command import console
 from scoring.output import read_scores
 
 
@@ -47,13 +49,30 @@ class ScoredFolder:
         names = {field.name for field in dataclasses.fields(SamplingConfig)}
         return SamplingConfig(**{name: value for name, value in self.settings.items() if name in names})
 
-    def videos(self, uri: str) -> pa.Table:
-        """The videos table that was scored. Raises Refused where it is another one."""
+    def videos(self, uri: str | None) -> pa.Table | None:
+        """The videos table that was scored: ``uri``, else the one that jobs.score was given, None where that cannot be
+        read. Raises Refused where ``uri`` cannot be read or is another table."""
+        if uri is None:
+            return self._as_scored("videos", read_videos, "video_id")
         videos = read_videos(uri, required=("video_id",))
         ids = self.scores["video_id"].to_pylist()
         if ids and set(videos["video_id"].to_pylist()).isdisjoint(ids):
             raise Refused(f"--videos {uri} holds none of the videos that were scored; give the table that was")
         return videos
+
+    def products(self, uri: str | None) -> pa.Table | None:
+        """The products table, as ``videos``."""
+        if uri is None:
+            return self._as_scored("products", read_products, "product_id")
+        return read_products(uri, required=("product_id",))
+
+    def _as_scored(self, name: str, read: Callable[..., pa.Table], key: str) -> pa.Table | None:
+        uri = self.settings.get(name)
+        try:
+            return None if uri is None else read(uri, required=(key,))
+        except (Refused, OSError) as problem:
+            console.print(f"the {name} table cannot be read, so the page goes without it: {problem}")
+            return None
 
 
 def _json(folder: str, name: str) -> dict[str, Any] | None:
