@@ -9,6 +9,7 @@ BENCHMARKS = (
     ("benchmarks.saliency",),
     ("benchmarks.engagement",),
     ("benchmarks.overlay",),
+    ("benchmarks.report",),
     ("benchmarks.training",),
     ("benchmarks.peer",),
     ("benchmarks.first_run",),

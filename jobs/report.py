@@ -19,6 +19,9 @@ class ReportConfig:
     """table of products that was scored; adds titles and categories; default: as --videos"""
     video: str | None = None
     """the page of this one video (its video_id): the film with attention and product over it, its chart, what to try"""
+    pages: int = 0
+    """also make the pages of so many videos with the highest PE and of as many with the lowest, in a folder beside
+    FILE, and link to them"""
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
 
 

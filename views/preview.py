@@ -81,7 +81,8 @@ def with_heat(picture: np.ndarray, saved: SavedMap, at_s: float) -> np.ndarray:
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     levels = saved.levels_at(at_s)
     if levels is not None:
-        fine = cv2.resize(levels, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR)
+        size = (picture.shape[1], picture.shape[0])
+        fine = cv2.resize(levels, size, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
         rgb, cover = saved.colours()
         share = 0.8 * cover[fine][..., None]
         grey = np.round(grey * (1 - share) + rgb[fine] * share).astype(np.uint8)

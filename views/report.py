@@ -1,10 +1,11 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Scores as one self-contained HTML page: what was scored, how it is spread, the best and the worst videos.
+"""Scores as one self-contained HTML page: what was scored, how it is spread, the best, the worst and all of the videos.
 
-The page fetches nothing and runs nothing; every text that comes from the tables is escaped.
+The page fetches nothing and runs its own script only; every text that comes from the tables is escaped.
 """
 
+import base64
 import datetime
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
@@ -22,20 +24,21 @@ from catalog.errors import ErrorCode
 from catalog.schemas import Status
 from scoring.evidence import in_words, verdicts
 from views import timeline
-from views.numbers import percentile, rank_text, score_text, share_text
+from views.catalogue import ABOUT, catalogue_frame, groups, next_steps, packed_frame, records
+from views.numbers import rank_text, score_text, share_text
 from views.page import INK, RC, environment, svg, time_text
 from views.timeline import PER_SECOND, draw_panels
 
 SHOWN_EACH_END = 5
-MAX_TABLE_ROWS = 500
+MAX_TABLE_ROWS = 50
+"""that the page holds before its script has run, and of failed videos"""
 MAX_SCATTER_POINTS = 2000
 
 _TABLE_COLUMNS = [
     "video_id", "product_id", "status", "error_code", "error_message", "error_stage",
-    "pe_score", "e_score", "p_score", "e_on_product", "seconds", "predicted_engagement",
+    "pe_score", "e_score", "p_score", "e_on_product", "predicted_engagement",
 ]  # fmt: skip
 _ORIGIN = ["model_uri", "model_version", "config_hash", "code_version", "run_id", "scored_at"]
-_ABOUT_VIDEO = ["title", "creator_id", "posted_at"]
 
 
 def report_page(
@@ -43,28 +46,28 @@ def report_page(
     summary: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     videos: pa.Table | None = None,
+    products: pa.Table | None = None,
+    thumbnails: Mapping[str, bytes] | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> str:
     """The page as HTML text.
 
     scores: rows of schemas.SCORES, in any order, none of them needed. summary: what run.json holds; None says
     that the job has not finished. config: the job's settings. videos: the videos table, whose columns title,
-    creator_id and posted_at are shown where it has them.
+    creator_id and posted_at are shown where it has them. products: the products table, for categories.
+    thumbnails: JPEGs of the videos of ``ends`` by id. links: video_id -> address of the video's own page.
     """
     config = dict(config or {})
-    scores = once_each(scores.select(_TABLE_COLUMNS + PER_SECOND + _ORIGIN))
-    scores = scores.sort_by([("pe_score", "descending"), ("video_id", "ascending")])
-    with_pe = scores["pe_score"].drop_null().to_numpy()
-    listed = scores.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
+    scores = ranked(scores)
+    frame = catalogue_frame(scores, videos, products)
     failed = _with_status(scores, Status.FAILED)
     failed = failed.sort_by([("error_code", "ascending"), ("video_id", "ascending")])
     failures = failed.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
-    ends = _best_and_worst(scores)
-    for row in [*listed, *ends["Highest PE"], *ends["Lowest PE"]]:
-        row |= dict.fromkeys(_ABOUT_VIDEO) | {"percentile": percentile(with_pe, row["pe_score"])}
-    if videos is not None:
-        _add_what_is_known([*listed, *ends["Highest PE"], *ends["Lowest PE"]], videos)
+    outermost = ends(scores)
+    both = [*outermost["Highest PE"], *outermost["Lowest PE"]]
+    _add_what_is_known(both, frame, thumbnails or {})
     with matplotlib.rc_context(RC):
-        _draw_timelines([*ends["Highest PE"], *ends["Lowest PE"]], float(config.get("sample_fps") or 1.0))
+        _draw_timelines(both, float(config.get("sample_fps") or 1.0))
         distributions, scatter = _distributions(scores), _scatter(scores)
     statuses = {status: _count(scores, "status", status) for status in Status}
     templates = environment(score=score_text, rank=rank_text, share=share_text, when=time_text, in_words=in_words)
@@ -76,16 +79,20 @@ def report_page(
         errors=_errors(failed),
         n_failed=statuses[Status.FAILED],
         failures=failures,
-        n_with_pe=len(with_pe),
         n_located=scores.num_rows - scores["e_on_product"].null_count,
-        ends=ends,
+        ends=outermost,
         distributions=distributions,
         scatter=scatter,
         scatter_cap=MAX_SCATTER_POINTS,
         evidence=evidence,
         verdicts=verdicts(evidence) if evidence else [],
-        rows=listed,
-        about=[name for name in _ABOUT_VIDEO if any(row[name] is not None for row in listed)],
+        steps=next_steps(frame),
+        groups={by: found for by in ("category", "creator_id") if (found := groups(frame, by)) is not None},
+        rows=records(frame.head(MAX_TABLE_ROWS)),
+        about=[name for name in ABOUT if frame[name].notna().any()],
+        categories=sorted(frame["category"].dropna().unique()),
+        links=dict(links or {}),
+        packed=Markup(packed_frame(frame, links or {})),
         summary=summary,
         scored_at=_first_and_last(scores["scored_at"]),
         models=_distinct(scores, ["model_uri", "model_version"]),
@@ -93,6 +100,12 @@ def report_page(
         config=config,
         made_at=datetime.datetime.now(datetime.UTC),
     )
+
+
+def ranked(scores: pa.Table) -> pa.Table:
+    """Each video once, highest PE first, those without PE last."""
+    columns = once_each(scores.select(_TABLE_COLUMNS + PER_SECOND + _ORIGIN))
+    return columns.sort_by([("pe_score", "descending"), ("video_id", "ascending")])
 
 
 def once_each(scores: pa.Table) -> pa.Table:
@@ -110,8 +123,8 @@ def _count(scores: pa.Table, column: str, value: str) -> int:
     return pc.sum(pc.equal(scores[column], str(value))).as_py() or 0
 
 
-def _best_and_worst(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """The ends of the located videos, each outermost first; no video is at both ends."""
+def ends(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """The ends of the located videos of ``ranked`` scores, each outermost first; no video is at both ends."""
     located = _with_status(scores, Status.OK).select(_TABLE_COLUMNS + PER_SECOND)
     n_worst = min(SHOWN_EACH_END, max(located.num_rows - SHOWN_EACH_END, 0))
     return {
@@ -120,13 +133,13 @@ def _best_and_worst(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _add_what_is_known(rows: Sequence[dict[str, Any]], videos: pa.Table) -> None:
-    shown = pa.array(sorted({row["video_id"] for row in rows}), pa.string())
-    columns = ["video_id", *(name for name in _ABOUT_VIDEO if name in videos.column_names)]
-    known = videos.filter(pc.is_in(videos["video_id"], shown)).select(columns).to_pylist()
-    by_id = {video["video_id"]: video for video in known}
+def _add_what_is_known(rows: Sequence[dict[str, Any]], frame: pd.DataFrame, thumbnails: Mapping[str, bytes]) -> None:
+    shown = frame[frame["video_id"].isin([row["video_id"] for row in rows])]
+    by_id = {known["video_id"]: known for known in records(shown)}
     for row in rows:
-        row |= by_id.get(row["video_id"], {})
+        row |= by_id[row["video_id"]]
+        jpeg = thumbnails.get(row["video_id"])
+        row["picture"] = jpeg and Markup(f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}")
 
 
 def _errors(failed: pa.Table) -> list[tuple[str, int]]:

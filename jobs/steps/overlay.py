@@ -118,8 +118,6 @@ def _planned(config: OverlayConfig, scored: ScoredFolder, output: str) -> Plan:
     there = _files_in(output)
     files = {video_id: f"{file_stem(video_id)}.mp4" for video_id in with_scores}
     left = [video_id for video_id in with_scores if files[video_id] not in there]
-    index = OutputFolder(scored.uri).rows().select(["video_id", "part"])
-    parts = dict(zip(index["video_id"].to_pylist(), index["part"].to_pylist(), strict=True))
     to_draw = []
     for video_id in left:
         bar = "E" if rows[video_id]["pe_per_second"] is None else "PE"
@@ -127,7 +125,7 @@ def _planned(config: OverlayConfig, scored: ScoredFolder, output: str) -> Plan:
             {
                 "video_id": video_id,
                 "video_uri": uris.get(video_id) or "",
-                "part": parts[video_id],
+                "part": scored.parts[video_id],
                 "bar_name": bar,
                 "per_sample": rows[video_id][f"{bar.lower()}_per_second"],
                 "file": files[video_id],

@@ -1,6 +1,7 @@
 """What jobs on a finished scoring job's folder read."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ from catalog.errors import Refused
 from catalog.sampling import SamplingConfig
 from catalog.tables import read_products, read_videos
 from jobs.command import console
-from scoring.output import read_scores
+from scoring.output import OutputFolder, read_scores
+from views.maps import SavedMap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,18 @@ class ScoredFolder:
         if uri is None:
             return self._as_scored("products", read_products, "product_id")
         return read_products(uri, required=("product_id",))
+
+    def saved_map(self, video_id: str) -> SavedMap | None:
+        """None where none was saved."""
+        part = self.parts.get(video_id)
+        maps = OutputFolder(self.uri).maps(part, [video_id]) if part else []
+        return SavedMap.of_row(maps[0], self.sampling.sample_fps) if maps else None
+
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        """video_id -> the file that holds its scores"""
+        rows = OutputFolder(self.uri).rows()
+        return dict(zip(rows["video_id"].to_pylist(), rows["part"].to_pylist(), strict=True))
 
     def _as_scored(self, name: str, read: Callable[..., pa.Table], key: str) -> pa.Table | None:
         uri = self.settings.get(name)
