@@ -22,6 +22,8 @@ class ReportConfig:
     pages: int = 0
     """also make the pages of so many videos with the highest PE and of as many with the lowest, in a folder beside
     FILE, and link to them"""
+    figures: str | None = None
+    """folder for figures for papers, PNG and SVG: mean E, P and PE over time and, with saved maps, over space"""
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -121,16 +121,15 @@ class OutputFolder:
             if _name(part) not in whole:  # a crash came between its maps and its scores
                 self._remove(part)
 
-    def maps(self, part: str, video_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """The saved maps (schemas.MAPS) of these videos, whose scores are in ``part``; none of those without one."""
-        try:
-            data = storage.read_bytes(f"{self.uri}/maps/{_name(part)}")
-            maps = pq.read_table(io.BytesIO(data), schema=MAPS, filters=pc.field("video_id").isin(list(video_ids)))
-        except FileNotFoundError:
-            return []
-        except (OSError, pa.ArrowException) as error:
-            raise Refused(f"{self.uri}/maps/{_name(part)} cannot be read: {error}; score its videos again") from error
-        return maps.to_pylist()
+    def maps(self, part: str | None = None, video_ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Saved maps (schemas.MAPS): all, or those of the videos whose scores are in ``part``, or of these videos."""
+        wanted = None if video_ids is None else pc.field("video_id").isin(list(video_ids))
+        there = self._parts("maps")
+        for maps in there if part is None else [uri for uri in there if _name(uri) == _name(part)]:
+            try:
+                yield from pq.read_table(io.BytesIO(storage.read_bytes(maps)), schema=MAPS, filters=wanted).to_pylist()
+            except (OSError, pa.ArrowException) as error:
+                raise Refused(f"{maps} cannot be read: {error}; remove it, and score its videos again") from error
 
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is

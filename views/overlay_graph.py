@@ -100,10 +100,10 @@ class DrawActor:
 
     def _draw(self, row: dict[str, Any]) -> float:
         """Seconds of video that were written."""
-        maps = self.scores.maps(row["part"], [row["video_id"]])
-        if not maps:
+        found = next(self.scores.maps(row["part"], [row["video_id"]]), None)
+        if found is None:
             raise VideoError(ErrorCode.NOT_FOUND, "no map was saved; score it with --save-maps", Stage.FETCH)
-        saved = SavedMap.of_row(maps[0], self.samples_per_second)
+        saved = SavedMap.of_row(found, self.samples_per_second)
         with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
             target = Path(folder) / "overlay.mp4"
             request = OverlayRequest(row["video_uri"], str(target), saved, row["per_sample"], row["bar_name"])

@@ -15,6 +15,8 @@ from catalog.schemas import Status
 from jobs.command import DONE, ProgressLog, console, print_config, resolved
 from jobs.report import ReportConfig
 from jobs.steps.scored import ScoredFolder
+from scoring.output import OutputFolder
+from views.figures import mean_maps, space_figure, time_figure
 from views.names import file_stem
 from views.preview import Thumbnail
 from views.report import ends, once_each, ranked, report_page
@@ -27,13 +29,33 @@ def main(config: ReportConfig) -> int:
         raise Refused(f"--pages is {config.pages}, expected at least 0")
     check_positive({"--video-timeout": config.limits.video_timeout, "--video-memory-mb": config.limits.video_memory_mb})
     output = storage.absolute(config.output)
+    if config.figures is not None:
+        storage.check_writable(storage.absolute(config.figures))
     _check_output(output)
     scored = ScoredFolder.read(config.scores)
     with Reporter(config, scored) as reporter:
         page = reporter.catalogue(output, config.pages) if config.video is None else reporter.page_of(config.video)
     storage.write_bytes_atomically(output, page.encode())
     print(f"report: {output}")
+    if config.figures is not None:
+        _write_figures(scored, storage.absolute(config.figures))
     return DONE
+
+
+def _write_figures(scored: ScoredFolder, folder: str) -> None:
+    scores = once_each(scored.scores)
+    figures = {"time": time_figure(scores, scored.sampling.sample_fps)}
+    means = mean_maps(OutputFolder(scored.uri).maps(), scores)
+    if means.videos:
+        aspect = pc.approximate_median(pc.divide(pc.cast(scores["height"], "double"), scores["width"])).as_py()
+        figures["space"] = space_figure(means, aspect or 1.0)
+    else:
+        console.print("no maps of videos with a product were saved, so there is no figure over space; --save-maps does")
+    for name, files in figures.items():
+        for kind, data in (files or {}).items():
+            storage.write_bytes_atomically(f"{folder}/{name}.{kind}", data)
+    written = sorted(name for name, files in figures.items() if files)
+    console.print(f"figures: {folder}    {', '.join(written) or 'none: no video has a PE'}")
 
 
 def _check_output(uri: str) -> None:

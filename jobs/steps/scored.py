@@ -71,8 +71,8 @@ class ScoredFolder:
     def saved_map(self, video_id: str) -> SavedMap | None:
         """None where none was saved."""
         part = self.parts.get(video_id)
-        maps = OutputFolder(self.uri).maps(part, [video_id]) if part else []
-        return SavedMap.of_row(maps[0], self.sampling.sample_fps) if maps else None
+        row = next(OutputFolder(self.uri).maps(part, [video_id]), None) if part else None
+        return None if row is None else SavedMap.of_row(row, self.sampling.sample_fps)
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
