@@ -208,7 +208,7 @@ def test_a_hundred_thousand_rows_are_sorted_and_searched(chromium: Browser, tmp_
 
 def test_the_packed_table_holds_every_row_and_repeated_texts_once():
     scores, videos, products = catalogue()
-    packed = packed_frame(catalogue_frame(ranked(scores), videos, products), {})
+    packed = packed_frame(catalogue_frame(ranked(scores), videos, products), {}, None)
     content = json.loads(zlib.decompress(base64.b64decode(packed)))
     columns = content["columns"]
     assert content["rows"] == MANY + 4 == len(columns["pe_score"]) == len(columns["status"]["codes"])

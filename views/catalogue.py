@@ -61,10 +61,10 @@ def _joined(frame: pd.DataFrame, table: pa.Table | None, key: str, columns: Sequ
     return frame
 
 
-def packed_frame(frame: pd.DataFrame, links: Mapping[str, str]) -> str:
+def packed_frame(frame: pd.DataFrame, links: Mapping[str, str], prefix: str | None) -> str:
     """The frame as deflated JSON in base64, column by column; what ``catalogue.js`` reads.
 
-    Repeated texts are told once: ``values``, and for each row its place in them. links: video_id -> its page.
+    Repeated texts are told once: ``values``, and for each row its place in them. links, prefix: as ``report_page``.
     """
     columns: dict[str, Any] = {}
     for name in TEXTS:
@@ -72,8 +72,8 @@ def packed_frame(frame: pd.DataFrame, links: Mapping[str, str]) -> str:
         columns[name] = {"codes": codes.tolist(), "values": [str(value) for value in values]}
     for name in NUMBERS:
         columns[name] = [None if value != value else float(f"{value:.6g}") for value in frame[name].tolist()]
-    content = json.dumps({"rows": len(frame), "columns": columns, "links": links}, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(content.encode(), 6)).decode()
+    content = {"rows": len(frame), "columns": columns, "links": links, "prefix": prefix}
+    return base64.b64encode(zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 6)).decode()
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -49,13 +49,15 @@ def report_page(
     products: pa.Table | None = None,
     thumbnails: Mapping[str, bytes] | None = None,
     links: Mapping[str, str] | None = None,
+    prefix: str | None = None,
 ) -> str:
     """The page as HTML text.
 
     scores: rows of schemas.SCORES, in any order, none of them needed. summary: what run.json holds; None says
     that the job has not finished. config: the job's settings. videos: the videos table, whose columns title,
     creator_id and posted_at are shown where it has them. products: the products table, for categories.
-    thumbnails: JPEGs of the videos of ``ends`` by id. links: video_id -> address of the video's own page.
+    thumbnails: JPEGs of the videos of ``ends`` by id. links: video_id -> address of the video's own page. prefix: what
+    makes an address of any other id; None: they have no page.
     """
     config = dict(config or {})
     scores = ranked(scores)
@@ -92,7 +94,8 @@ def report_page(
         about=[name for name in ABOUT if frame[name].notna().any()],
         categories=sorted(frame["category"].dropna().unique()),
         links=dict(links or {}),
-        packed=Markup(packed_frame(frame, links or {})),
+        prefix=prefix,
+        packed=Markup(packed_frame(frame, links or {}, prefix)),
         summary=summary,
         scored_at=_first_and_last(scores["scored_at"]),
         models=_distinct(scores, ["model_uri", "model_version"]),

@@ -7,7 +7,7 @@
   const said = document.getElementById("shown-rows");
   const search = document.getElementById("search");
   const chosen = { status: document.getElementById("only-status"), category: document.getElementById("only-category") };
-  const { rows, columns, links } = JSON.parse(
+  const { rows, columns, links, prefix } = JSON.parse(
     new TextDecoder().decode(await unpacked(document.getElementById("catalogue").textContent)),
   );
   const text = (name, row) => columns[name].values[columns[name].codes[row]] ?? null;
@@ -90,9 +90,10 @@
     if (name === "video_id") made.scope = "row";
     const own = document.createElement(name === "status" ? "code" : "bdi");
     own.textContent = value ?? "–";
-    if (name === "video_id" && links[value]) {
+    const page = name === "video_id" ? (links[value] ?? (prefix && prefix + encodeURIComponent(value))) : null;
+    if (page) {
       const link = document.createElement("a");
-      link.href = links[value];
+      link.href = page;
       link.append(own);
       made.append(link);
     } else made.append(own);
