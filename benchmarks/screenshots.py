@@ -54,9 +54,13 @@ def main(config: ScreenshotConfig) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for name, page, script in (
-            ("catalogue", config.demo / "report.html", "document.getElementById('best').scrollIntoView()"),
+            (
+                "catalogue",
+                config.demo / "report.html",
+                "document.getElementById('best').closest('section').scrollIntoView()",
+            ),
             ("table", config.demo / "report.html", "document.getElementById('tools').scrollIntoView()"),
-            ("video", pages / f"{file_stem(best)}.html", "document.querySelector('video').currentTime = 1.5"),
+            ("video", pages / f"{file_stem(best)}.html", "document.querySelector('video').currentTime = 2"),
         ):
             screenshot(browser, page, config.output / f"{name}.png", script)
         browser.close()

@@ -66,8 +66,10 @@ def main(config: OverlayConfig) -> int:
         return DONE
     storage.write_bytes_atomically(f"{output}/{SETTINGS}", json.dumps(settings, indent=2).encode())
     rows = _drawn(config, plan, scored, output) if plan.videos.num_rows else []
-    done = [{"video_id": video_id, "file": f"{file_stem(video_id)}.mp4"} for video_id in plan.finished]
-    storage.write_bytes_atomically(f"{output}/{TABLE}", _parquet([*done, *rows]))
+    earlier = {row["video_id"]: row for row in _earlier(output)}
+    kept = [{"video_id": video_id, "file": f"{file_stem(video_id)}.mp4"} for video_id in plan.finished]
+    table = {row["video_id"]: row for row in kept} | earlier | {row["video_id"]: row for row in rows}
+    storage.write_bytes_atomically(f"{output}/{TABLE}", _parquet([*table.values()]))
     failed = collections.Counter(row["error_code"] for row in rows if row["error_code"])
     for code, n in sorted(failed.items()):
         example = next(row for row in rows if row["error_code"] == code)
@@ -140,6 +142,16 @@ def _files_in(output: str) -> set[str]:
         return {uri.rsplit("/", 1)[-1] for uri in storage.files_in(output) or []}
     except FileNotFoundError:
         return set()
+
+
+def _earlier(output: str) -> list[dict[str, Any]]:
+    """What became of the videos of earlier runs into this folder."""
+    try:
+        return pq.read_table(io.BytesIO(storage.read_bytes(f"{output}/{TABLE}")), schema=DRAWN).to_pylist()
+    except FileNotFoundError:
+        return []
+    except (OSError, pa.ArrowException) as error:
+        raise Refused(f"{output}/{TABLE} cannot be read: {error}; give another --output") from error
 
 
 def _drawn(config: OverlayConfig, plan: Plan, scored: ScoredFolder, output: str) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@
       made.textContent = value === null ? "–" : figures[kind](value);
       return made;
     }
-    made.className = "id";
+    made.className = name === "posted_at" ? "date" : name === "status" || name === "category" ? "" : "id";
     if (name === "video_id") made.scope = "row";
     const own = document.createElement(name === "status" ? "code" : "bdi");
     own.textContent = value ?? "–";
