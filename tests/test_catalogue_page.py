@@ -273,7 +273,7 @@ def test_job_adds_thumbnails_and_pages_of_the_ends_and_links_to_them(
         assert it.complaints == []
         assert it.page.locator("#best img").count() == 2  # the third one's file is gone
         it.page.locator("#videos a").first.click()
-        it.page.wait_for_selector("#stage video, #no-film")
+        it.page.wait_for_selector(".stage video, .no-film")
         assert it.page.url.endswith(f"/my%20report-videos/{made[0]}") or it.page.url.endswith(made[1])
 
 

@@ -83,7 +83,7 @@ def test_the_catalogue_links_to_every_videos_page_which_is_made_on_demand(chromi
     page.wait_for_selector("body[data-ready]")
     assert page.locator("#videos tbody a").count() == 5
     page.locator("#videos").get_by_text("v000000").click()
-    page.wait_for_selector("#stage video")
+    page.wait_for_selector(".stage video")
     page.wait_for_selector("body[data-ready]")
     assert [text for text in complaints if "favicon" not in text] == []
     context.close()

@@ -18,7 +18,8 @@ from jobs.report import ReportConfig, main
 from tests.browser import NARROW, WIDE, Opened, opened
 from tests.test_overlay import QUAD, saved, spot, write_scored
 from tests.test_report import HOSTILE, failed, no_product, not_localised, ok
-from views.video_page import Film, video_page
+from views.video_page import video_page
+from views.viewer import Film
 
 E_, P_, PE_ = [0.1, 0.4, 0.1, 0.1], [0.0, 0.0, 0.25, 0.25], [0.0, 0.0, 0.05, 0.01]
 SHOWN = {
@@ -75,7 +76,7 @@ def test_the_page_opens_without_complaints_requests_or_barriers(
         assert it.complaints == []
         assert it.accessibility_problems() == []
         assert not it.is_too_wide()
-        assert it.page.locator("#timeline-axes_3, .chart svg g[id*=axes]").count() >= 3
+        assert it.page.locator(".chart svg g[id*=axes_]").count() >= 3
         assert it.page.evaluate("document.querySelector('video').videoWidth") == 360
 
 
@@ -86,7 +87,7 @@ def test_a_click_on_the_chart_seeks_the_video_and_moves_the_playhead(shown: Open
     shown.page.mouse.click(at, box["y"] + 30)
     shown.wait_for("!document.querySelector('video').seeking")
     assert time_of(shown) == pytest.approx(3.0, abs=0.05)
-    head = shown.page.locator("#playhead")
+    head = shown.page.locator(".playhead")
     head_box = head.bounding_box()
     assert head_box is not None and head_box["x"] + head_box["width"] / 2 == pytest.approx(at, abs=2)
     assert head.get_attribute("aria-valuetext") == "3.0 s: E 0.1000, P 25.0%, PE 0.0100"
@@ -94,13 +95,13 @@ def test_a_click_on_the_chart_seeks_the_video_and_moves_the_playhead(shown: Open
 
 def test_the_playhead_runs_while_the_video_plays(shown: Opened):
     shown.page.evaluate("{ const film = document.querySelector('video'); film.muted = true; film.play(); }")
-    shown.wait_for("Number(document.getElementById('playhead').ariaValueNow) > 0.4")
+    shown.wait_for("Number(document.querySelector('.playhead').ariaValueNow) > 0.4")
 
 
 def test_the_chart_is_reached_and_moved_by_keys_alone(shown: Opened):
     for _ in range(30):
         shown.page.keyboard.press("Tab")
-        if shown.page.evaluate("document.activeElement.id") == "playhead":
+        if shown.page.evaluate("document.activeElement.className") == "playhead":
             break
     for key, seconds in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 4), ("Home", 0)):
         shown.page.keyboard.press(key)
@@ -118,7 +119,7 @@ def test_heat_is_drawn_from_the_map_at_the_videos_time_and_lies_on_the_video(sho
     for second, cell in ((0, [3, 3]), (1, [9, 20]), (2, [14, 14])):
         seek(shown, second)
         assert shown.page.evaluate(hottest) == cell
-    boxes = [shown.page.locator(f"#stage {tag}").bounding_box() for tag in ("video", "canvas", "svg")]
+    boxes = [shown.page.locator(f".stage {tag}").bounding_box() for tag in ("video", "canvas", "svg")]
     assert boxes[0] == boxes[1] == boxes[2]
     picture = boxes[0]
     assert picture is not None and picture["width"] / picture["height"] == pytest.approx(360 / 640, rel=0.01)
@@ -133,9 +134,9 @@ def test_heat_between_seconds_is_the_weighted_mean_of_theirs(shown: Opened):
 
 def test_heat_and_outline_can_be_switched_off(shown: Opened):
     seek(shown, 2.2)
-    heat, outline = shown.page.locator("canvas"), shown.page.locator("#stage svg")
+    heat, outline = shown.page.locator("canvas"), shown.page.locator(".stage svg")
     assert heat.is_visible() and outline.is_visible()
-    points = shown.page.locator("#stage polygon").first.get_attribute("points")
+    points = shown.page.locator(".stage polygon").first.get_attribute("points")
     assert points == "0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75"
     shown.page.get_by_label("attention (E)").uncheck()
     shown.page.get_by_label("product (P)").uncheck()
@@ -145,13 +146,13 @@ def test_heat_and_outline_can_be_switched_off(shown: Opened):
 
 def test_the_outline_is_hidden_where_the_product_is_not(shown: Opened):
     seek(shown, 0.2)
-    assert not shown.page.locator("#stage svg").is_visible()
+    assert not shown.page.locator(".stage svg").is_visible()
 
 
 def seek(it: Opened, seconds: float) -> None:
     it.page.evaluate(f"document.querySelector('video').currentTime = {seconds}")
     it.wait_for("!document.querySelector('video').seeking")
-    it.wait_for(f"Math.abs(document.getElementById('playhead').ariaValueNow - {seconds}) < 0.11")
+    it.wait_for(f"Math.abs(document.querySelector('.playhead').ariaValueNow - {seconds}) < 0.11")
 
 
 def test_percentiles_are_those_of_the_catalogue_and_of_the_category(shown: Opened):
@@ -195,10 +196,10 @@ def test_states_without_a_product_help_and_show_attention(
     with opened(chromium, page(row, film, saved=saved(spot([(3, 3), (9, 9)]))), tmp_path, width) as it:
         assert it.complaints == [] and it.accessibility_problems() == []
         assert says in it.page.locator("#state").inner_text()
-        assert "no such file" in it.page.locator("#no-film").inner_text()
-        assert it.page.locator("#stage svg").count() == 0
-        it.page.locator("#playhead").press("ArrowRight")
-        assert it.page.locator("#playhead").get_attribute("aria-valuenow") == "1.0"
+        assert "no such file" in it.page.locator(".no-film").inner_text()
+        assert it.page.locator(".stage svg").count() == 0
+        it.page.locator(".playhead").press("ArrowRight")
+        assert it.page.locator(".playhead").get_attribute("aria-valuenow") == "1.0"
         assert it.page.locator("canvas").is_visible()
         assert it.page.locator("#suggestions").count() == 0
 
@@ -206,10 +207,10 @@ def test_states_without_a_product_help_and_show_attention(
 def test_without_a_saved_map_the_page_says_how_to_get_one(chromium: Browser, film: Film, tmp_path: Path):
     with opened(chromium, page(ok("v", **SHOWN), film), tmp_path) as it:
         assert it.complaints == []
-        assert "--save-maps" in it.page.locator("#no-map").inner_text()
+        assert "--save-maps" in it.page.locator(".no-map").inner_text()
         assert it.page.locator("canvas").count() == 0
         seek(it, 2.2)
-        assert it.page.locator("#stage svg").is_visible()
+        assert it.page.locator(".stage svg").is_visible()
         assert it.page.locator("#no-category").count() == it.page.locator("#untested").count() == 1
 
 
@@ -291,7 +292,7 @@ def test_a_film_that_browsers_do_not_play_is_embedded_as_h264(tmp_path: Path, ch
     with opened(chromium, html, tmp_path) as it:
         assert it.complaints == []
         assert it.page.evaluate("document.querySelector('video').videoWidth") == 96
-        assert not it.page.locator("#unplayable").is_visible()
+        assert not it.page.locator(".unplayable").is_visible()
 
 
 def test_the_overlay_video_plays_in_the_browser(chromium: Browser, small_world: WorldPaths, tmp_path: Path):
@@ -313,6 +314,6 @@ def test_the_overlay_video_plays_in_the_browser(chromium: Browser, small_world: 
 
 def test_data_of_the_page_is_what_the_scores_say(film: Film):
     html = page(ok("v", **SHOWN), film)
-    data = json.loads(html.split('id="data">')[1].split("</script>")[0])
+    data = json.loads(html.split('class="data">')[1].split("</script>")[0])
     assert data["e"] == E_ and data["p"] == P_ and np.allclose(data["pe"], PE_)
     assert data["quads"][0] is None and data["end"] == 4

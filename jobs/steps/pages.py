@@ -18,7 +18,8 @@ from scoring.settings import VideoLimits
 from views.names import file_stem
 from views.preview import Thumbnail
 from views.report import ends, once_each, ranked, report_page
-from views.video_page import Film, video_page
+from views.video_page import video_page
+from views.viewer import Film
 
 
 class PageMaker:

@@ -1,12 +1,12 @@
-/* The video page: heat and outline over the video, and a chart on which the playhead runs. */
-(async function () {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const film = document.querySelector("#stage video");
-  const canvas = document.querySelector("#stage canvas");
-  const outline = document.querySelector("#stage svg");
-  const head = document.getElementById("playhead");
-  const reading = document.getElementById("reading");
-  const show = { heat: document.getElementById("show-heat"), outline: document.getElementById("show-outline") };
+/* A video under its heat and outline, and a chart on which the playhead runs. */
+async function view(viewer) {
+  const data = JSON.parse(viewer.querySelector(".data").textContent);
+  const film = viewer.querySelector("video");
+  const canvas = viewer.querySelector("canvas");
+  const outline = viewer.querySelector(".stage svg");
+  const head = viewer.querySelector(".playhead");
+  const reading = viewer.querySelector(".reading");
+  const show = { heat: viewer.querySelector(".show-heat"), outline: viewer.querySelector(".show-outline") };
   const samples = data.e.length;
   let still = 0; // the time where there is no film to ask
 
@@ -70,7 +70,6 @@
     const seconds = now();
     drawHeat(seconds);
     drawOutline(seconds);
-    if (!head) return;
     head.style.setProperty("--at", Math.min(seconds / end, 1));
     head.setAttribute("aria-valuenow", seconds.toFixed(1));
     head.setAttribute("aria-valuetext", inWords(seconds));
@@ -91,42 +90,44 @@
 
   if (film) {
     for (const event of ["play", "seeked", "timeupdate", "loadeddata"]) film.addEventListener(event, run);
-    film.addEventListener("error", () => document.getElementById("unplayable").removeAttribute("hidden"));
+    film.addEventListener("error", () => viewer.querySelector(".unplayable").removeAttribute("hidden"));
   }
   for (const box of Object.values(show)) if (box) box.addEventListener("change", draw);
   for (const button of document.querySelectorAll("button[data-seek]")) {
     button.addEventListener("click", () => {
       seek(Number(button.dataset.seek));
-      document.getElementById("stage").scrollIntoView({ block: "nearest" });
+      viewer.scrollIntoView({ block: "nearest" });
     });
   }
-  if (head) {
-    const chart = head.parentElement;
-    const follow = (event) => {
-      const box = chart.getBoundingClientRect();
-      const across = (event.clientX - box.left) / box.width;
-      seek(((across - data.left) / (data.right - data.left)) * end);
-    };
-    chart.addEventListener("pointerdown", (event) => {
-      chart.setPointerCapture(event.pointerId);
-      follow(event);
-      head.focus();
-      event.preventDefault();
-    });
-    chart.addEventListener("pointermove", (event) => {
-      if (chart.hasPointerCapture(event.pointerId)) follow(event);
-    });
-    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -5, PageUp: 5 };
-    head.addEventListener("keydown", (event) => {
-      let to = null;
-      if (event.key in steps) to = now() + steps[event.key];
-      if (event.key === "Home") to = 0;
-      if (event.key === "End") to = end;
-      if (to === null) return;
-      seek(to);
-      event.preventDefault();
-    });
-  }
+  const chart = head.parentElement;
+  const follow = (event) => {
+    const box = chart.getBoundingClientRect();
+    const across = (event.clientX - box.left) / box.width;
+    seek(((across - data.left) / (data.right - data.left)) * end);
+  };
+  chart.addEventListener("pointerdown", (event) => {
+    chart.setPointerCapture(event.pointerId);
+    follow(event);
+    head.focus();
+    event.preventDefault();
+  });
+  chart.addEventListener("pointermove", (event) => {
+    if (chart.hasPointerCapture(event.pointerId)) follow(event);
+  });
+  const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -5, PageUp: 5 };
+  head.addEventListener("keydown", (event) => {
+    let to = null;
+    if (event.key in steps) to = now() + steps[event.key];
+    if (event.key === "Home") to = 0;
+    if (event.key === "End") to = end;
+    if (to === null) return;
+    seek(to);
+    event.preventDefault();
+  });
   draw();
+}
+
+(async function () {
+  await Promise.all([...document.querySelectorAll(".viewer")].map(view));
   document.body.dataset.ready = "true";
 })();
