@@ -59,7 +59,7 @@ def opened(chromium: Browser, html: str | Path, folder: Path, width: int = WIDE)
     page.set_default_timeout(1000 * WAIT_S)
     try:
         page.goto(path.absolute().as_uri())
-        page.wait_for_selector("body[data-ready]")
+        page.wait_for_selector("body[data-ready], body:not(:has(script))")
         yield Opened(page, complaints)
     finally:
         context.close()

@@ -18,6 +18,7 @@ from catalog.schemas import MAPS
 from catalog.video_container import Limits
 from catalog.world import WorldPaths
 from jobs.overlay import OverlayConfig, main
+from scoring.settings import VideoLimits
 from tests.test_report import failed, no_product, ok, write_scores
 from views.maps import SavedMap
 from views.names import file_stem
@@ -320,8 +321,8 @@ def test_job_draws_every_scored_video_and_says_what_became_of_the_others(
     tmp_path: Path, small_world: WorldPaths, capsys
 ):
     scores, output = write_scored(tmp_path, small_world), tmp_path / "out"
-    done = run_overlay("--scores", str(scores), "--output", str(output))
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_overlay("--scores", str(scores), "--output", str(output), "--max-failed-fraction", "0.2")
+    assert done.returncode == 3, done.stdout + done.stderr  # one of four failed
     assert "Traceback" not in done.stderr
     assert "4 videos to draw, 0 finished before, 1 without scores" in done.stdout
     assert "failed, not_found: 1, such as gone" in done.stdout
@@ -368,6 +369,7 @@ def test_job_draws_only_the_videos_that_are_asked_for(tmp_path: Path, small_worl
         ({"video": ("nobody",)}, "no scores of a video of that id"),
         ({"opacity": 1.5}, "--opacity is 1.5"),
         ({"limit": 0}, "--limit is 0"),
+        ({"limits": VideoLimits(video_timeout=0)}, "--video-timeout is 0"),
         ({"output": "/proc/x"}, "cannot be written"),
     ],
 )

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser
 from catalog.errors import Refused
 from catalog.world import WorldPaths
 from jobs.serve import ServeConfig, main
+from scoring.settings import VideoLimits
 from tests.test_overlay import write_scored
 from tests.test_report import HOSTILE, ok, write_scores
 
@@ -130,13 +131,15 @@ def test_it_listens_on_this_machine_alone(address: str):
         pass
 
 
-def test_a_port_in_use_is_refused(tmp_path: Path):
+def test_a_port_in_use_and_limits_without_sense_are_refused(tmp_path: Path):
     scores = write_scores(tmp_path / "out", [ok("a")])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(Refused, match=r"--port \d+ cannot be used"):
             main(ServeConfig(str(scores), port=taken.getsockname()[1]))
+    with pytest.raises(Refused, match="--video-timeout is 0"):
+        main(ServeConfig(str(scores), limits=VideoLimits(video_timeout=0)))
     with pytest.raises(Refused, match="--port 70000 cannot be used"):
         main(ServeConfig(str(scores), port=70_000))
 

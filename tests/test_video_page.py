@@ -15,6 +15,7 @@ from catalog.errors import ErrorCode, Refused
 from catalog.schemas import SCORES
 from catalog.world import WorldPaths
 from jobs.report import ReportConfig, main
+from scoring.settings import VideoLimits
 from tests.browser import NARROW, WIDE, Opened, opened
 from tests.test_overlay import QUAD, saved, spot, write_scored
 from tests.test_report import HOSTILE, failed, no_product, not_localised, ok
@@ -277,9 +278,18 @@ def test_job_takes_categories_from_the_products_table(tmp_path: Path, small_worl
     assert "Percentile in <bdi>&lt;care&gt;</bdi>" in html and "Product <bdi>Soap</bdi>" in html
 
 
+def test_a_film_that_takes_too_long_is_left_out(tmp_path: Path, small_world: WorldPaths):
+    scores = write_scored(tmp_path, small_world)
+    impatient = VideoLimits(video_timeout=1e-4)
+    assert main(ReportConfig(str(scores), str(tmp_path / "v.html"), video="v000000", limits=impatient)) == 0
+    assert "no answer after 0.0001 s" in (tmp_path / "v.html").read_text()
+    with pytest.raises(Refused, match="--video-memory-mb is 0"):
+        main(ReportConfig(str(scores), str(tmp_path / "v.html"), limits=VideoLimits(video_memory_mb=0)))
+
+
 def test_job_refuses_a_video_that_was_not_scored(tmp_path: Path, small_world: WorldPaths):
     scores = write_scored(tmp_path, small_world)
-    with pytest.raises(Refused, match=r"--video nobody: .* has no scores of a video of that id"):
+    with pytest.raises(Refused, match=r"nobody: .* has no scores of a video of that id"):
         main(ReportConfig(str(scores), str(tmp_path / "v.html"), video="nobody"))
 
 

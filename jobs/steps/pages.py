@@ -9,17 +9,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog import storage
-from catalog.errors import Refused, VideoError
+from catalog.errors import Refused, VideoError, check_positive
 from catalog.isolation import IsolatedWorker
 from catalog.schemas import Status
 from jobs.command import ProgressLog, console
 from jobs.steps.scored import ScoredFolder
 from scoring.settings import VideoLimits
+from views.creative_comparison import creatives_page
 from views.names import file_stem
 from views.preview import Thumbnail
 from views.report import ends, once_each, ranked, report_page
 from views.video_page import video_page
 from views.viewer import Film
+
+
+def check_limits(limits: VideoLimits) -> None:
+    """Refused where they make no sense."""
+    check_positive({"--video-timeout": limits.video_timeout, "--video-memory-mb": limits.video_memory_mb})
+
+
+def check_page(uri: str) -> None:
+    """Refused where no file can be written there."""
+    folder = uri.rpartition("/")[0] or "/"
+    storage.check_writable(folder)
+    try:
+        is_folder = storage.files_in(uri) is not None
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        why = storage.reason(error)
+        raise Refused(f"--output {uri} cannot be written: {why}; name another file") from error
+    if is_folder:
+        raise Refused(f"--output {uri} is a folder; name the file too, such as {uri.rstrip('/')}/report.html")
 
 
 class PageMaker:
@@ -53,20 +74,37 @@ class PageMaker:
 
     def page_of(self, video_id: str) -> str:
         """Of one video. Raises Refused where it was not scored."""
-        row = _row(self.scores, "video_id", video_id)
-        if row is None:
-            raise Refused(f"--video {video_id}: {self.scored.uri} has no scores of a video of that id")
+        row = self._scored_row(video_id)
         video = _row(self.videos, "video_id", video_id) or {}
         is_failed = row["status"] == Status.FAILED
         product = _row(self.products, "product_id", row["product_id"]) or {}
         return video_page(
             self.scores, video_id,
-            Film() if is_failed else self._film(video.get("video_uri")),
+            Film() if is_failed else self._film(video),
             None if is_failed else self.scored.saved_map(video_id),
             self.scored.summary, self.scored.settings,
             video | {"product_title": product.get("title")},
             self._categories(),
         )  # fmt: skip
+
+    def creatives(self, *video_ids: str) -> str:
+        """Two videos side by side. Raises Refused where one was not scored or failed."""
+        for video_id in video_ids:
+            row = self._scored_row(video_id)
+            if row["status"] == Status.FAILED:
+                raise Refused(f"{video_id} failed ({row['error_code']}: {row['error_message']}): nothing to compare")
+        videos = [_row(self.videos, "video_id", video_id) or {} for video_id in video_ids]
+        return creatives_page(
+            self.scores, video_ids, [self._film(video) for video in videos],
+            [self.scored.saved_map(video_id) for video_id in video_ids],
+            [video.get("title") for video in videos], self.scored.settings,
+        )  # fmt: skip
+
+    def _scored_row(self, video_id: str) -> dict[str, Any]:
+        row = _row(self.scores, "video_id", video_id)
+        if row is None:
+            raise Refused(f"{video_id}: {self.scored.uri} has no scores of a video of that id")
+        return row
 
     def write_pages(self, n: int, output: str) -> dict[str, str]:
         """The pages of the n located videos of highest PE and of the n of lowest, in a folder beside ``output``;
@@ -106,7 +144,9 @@ class PageMaker:
             console.print(f"{len(problems)} videos have no thumbnail, such as: {problems[0]}")
         return made
 
-    def _film(self, uri: str | None) -> Film:
+    def _film(self, video: Mapping[str, Any]) -> Film:
+        """video: its row of the videos table, empty where there is none."""
+        uri = video.get("video_uri")
         if not uri:
             return Film(problem="no table says where it is; give the one that was scored with --videos")
         try:

@@ -3,10 +3,10 @@
 import pyarrow.compute as pc
 
 from catalog import storage
-from catalog.errors import Refused, check_positive
+from catalog.errors import Refused
 from jobs.command import DONE, console, print_config, resolved
 from jobs.report import ReportConfig
-from jobs.steps.pages import PageMaker
+from jobs.steps.pages import PageMaker, check_limits, check_page
 from jobs.steps.scored import ScoredFolder
 from scoring.output import OutputFolder
 from views.figures import mean_maps, space_figure, time_figure
@@ -17,11 +17,11 @@ def main(config: ReportConfig) -> int:
     print_config(resolved(config))
     if config.pages < 0:
         raise Refused(f"--pages is {config.pages}, expected at least 0")
-    check_positive({"--video-timeout": config.limits.video_timeout, "--video-memory-mb": config.limits.video_memory_mb})
+    check_limits(config.limits)
     output = storage.absolute(config.output)
     if config.figures is not None:
         storage.check_writable(storage.absolute(config.figures))
-    _check_output(output)
+    check_page(output)
     scored = ScoredFolder.read(config.scores)
     with PageMaker(scored, config.videos, config.products, config.limits) as maker:
         if config.video is not None:
@@ -49,17 +49,3 @@ def _write_figures(scored: ScoredFolder, folder: str) -> None:
             storage.write_bytes_atomically(f"{folder}/{name}.{kind}", data)
     written = sorted(name for name, files in figures.items() if files)
     console.print(f"figures: {folder}    {', '.join(written) or 'none: no video has a PE'}")
-
-
-def _check_output(uri: str) -> None:
-    folder = uri.rpartition("/")[0] or "/"
-    storage.check_writable(folder)
-    try:
-        is_folder = storage.files_in(uri) is not None
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        why = storage.reason(error)
-        raise Refused(f"--output {uri} cannot be written: {why}; name another file") from error
-    if is_folder:
-        raise Refused(f"--output {uri} is a folder; name the file too, such as {uri.rstrip('/')}/report.html")

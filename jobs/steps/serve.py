@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from catalog.errors import Refused, check_positive
+from catalog.errors import Refused
 from jobs.command import DONE, console, print_config, resolved
 from jobs.serve import ServeConfig
-from jobs.steps.pages import PageMaker
+from jobs.steps.pages import PageMaker, check_limits
 from jobs.steps.scored import ScoredFolder
 
 HOST = "127.0.0.1"
@@ -25,7 +25,7 @@ GRACE_S = 5
 
 def main(config: ServeConfig) -> int:
     print_config(resolved(config))
-    check_positive({"--video-timeout": config.limits.video_timeout, "--video-memory-mb": config.limits.video_memory_mb})
+    check_limits(config.limits)
     with _listening(config.port) as listener, _maker(config) as maker:
         server = uvicorn.Server(uvicorn.Config(explorer(maker), log_level="warning", timeout_graceful_shutdown=GRACE_S))
         console.print(f"http://{HOST}:{listener.getsockname()[1]}/    Ctrl-C ends it")
