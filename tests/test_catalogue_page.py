@@ -206,6 +206,15 @@ def test_a_hundred_thousand_rows_are_sorted_and_searched(chromium: Browser, tmp_
         assert it.page.locator("#videos tbody tr").count() == 10
 
 
+def test_a_page_that_cannot_hold_all_rows_holds_the_highest_and_says_so(monkeypatch, chromium: Browser, tmp_path: Path):
+    monkeypatch.setattr("views.report.MAX_ROWS_HELD", 100)
+    with opened(chromium, page(), tmp_path) as it:
+        assert it.complaints == []
+        assert it.page.locator("#held").inner_text().startswith("The table holds the 100 videos with the highest PE;")
+        it.page.get_by_role("button", name="Last").click()
+        assert column(it, "video_id")[-1] == "v021"
+
+
 def test_the_packed_table_holds_every_row_and_repeated_texts_once():
     scores, videos, products = catalogue()
     packed = packed_frame(catalogue_frame(ranked(scores), videos, products), {}, None)

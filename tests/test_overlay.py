@@ -268,6 +268,14 @@ def test_frames_that_cannot_be_decoded_are_left_out(tmp_path: Path):
     assert 0 < rewrite(source, tmp_path / "out.mp4", Limits()).frames < 75
 
 
+def test_a_file_that_is_cut_off_is_drawn_as_far_as_it_goes(tmp_path: Path):
+    source = write_source(tmp_path / "in.mp4", clicks=True, options={"movflags": "+faststart"})
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    written = rewrite(source, tmp_path / "out.mp4", Limits())
+    assert 0 < written.frames < 75
+    assert len(pictures(tmp_path / "out.mp4")[0]) == written.frames
+
+
 def test_a_file_without_any_video_is_an_error_with_its_code(tmp_path: Path):
     (tmp_path / "in.mp4").write_text("{}")
     with pytest.raises(VideoError) as error:

@@ -216,11 +216,13 @@ def test_without_a_saved_map_the_page_says_how_to_get_one(chromium: Browser, fil
 
 
 @pytest.mark.parametrize("code", [ErrorCode.TRUNCATED, ErrorCode.NOT_FOUND])
-def test_a_failed_video_says_why_and_what_to_do(tmp_path: Path, code: ErrorCode):
+def test_a_failed_video_says_why_and_what_to_do(chromium: Browser, tmp_path: Path, code: ErrorCode):
     html = page(failed("v", code), Film())
     assert f"<code>{code}</code> in decode" in html and "cut off" in html
     assert "--retry-failed" in html
     assert "<script" not in html and "<video" not in html
+    with opened(chromium, html, tmp_path, NARROW) as it:
+        assert it.complaints == [] and it.accessibility_problems() == [] and not it.is_too_wide()
 
 
 def test_every_text_is_shown_as_text_and_runs_nothing(chromium: Browser, film: Film, tmp_path: Path):

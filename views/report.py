@@ -33,6 +33,8 @@ SHOWN_EACH_END = 5
 MAX_TABLE_ROWS = 50
 """that the page holds before its script has run, and of failed videos"""
 MAX_SCATTER_POINTS = 2000
+MAX_ROWS_HELD = 250_000
+"""by the page, those with the highest PE: some 12 MB; how fast it stays was measured up to 100,000"""
 
 _TABLE_COLUMNS = [
     "video_id", "product_id", "status", "error_code", "error_message", "error_stage",
@@ -95,7 +97,8 @@ def report_page(
         categories=sorted(frame["category"].dropna().unique()),
         links=dict(links or {}),
         prefix=prefix,
-        packed=Markup(packed_frame(frame, links or {}, prefix)),
+        held=min(len(frame), MAX_ROWS_HELD),
+        packed=Markup(packed_frame(frame.head(MAX_ROWS_HELD), links or {}, prefix)),
         summary=summary,
         scored_at=_first_and_last(scores["scored_at"]),
         models=_distinct(scores, ["model_uri", "model_version"]),

@@ -4,7 +4,7 @@ Kernel code: imports neither Ray nor MLflow. Run it in ``catalog.isolation`` on 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from catalog.video_pyav import orientation, shrunk_size, upright
 COPIED_SOUND = ("aac", "mp3")
 """What an MP4 file holds and every browser plays; other sound is encoded as AAC."""
 SOUND_BIT_RATE = 128_000
+MAX_AAC_HZ = 48_000
 LIMITED_RANGE = 1
 USUAL_RATE = Fraction(25)
 PICTURE = {"preset": "ultrafast", "crf": "25", "x264-params": "cabac=1:deblock=0,0"}
@@ -86,7 +87,7 @@ def rewrite(
         picture = _PictureTrack(writer, reader, stream, draw, short_side)
         sound = _SoundTrack(writer, reader)
         waiting = []  # the first sound that is written closes the file's head, which needs the picture's size
-        for packet in reader.demux([stream, *sound.streams]):
+        for packet in _packets(reader, [stream, *sound.streams]):
             if packet.stream.index != stream.index:
                 waiting.append(packet)
                 continue
@@ -101,6 +102,21 @@ def rewrite(
         picture.close()
         sound.close()
         return picture.written
+
+
+def _packets(reader: Any, streams: list[Any]) -> Iterator[Any]:
+    """As far as the file can be read."""
+    demuxed = reader.demux(streams)
+    while True:
+        try:
+            packet = next(demuxed, None)
+        except MemoryError:
+            raise
+        except FFmpegError:
+            return
+        if packet is None:
+            return
+        yield packet
 
 
 def _decoded(packet: Any) -> list[Any]:
@@ -196,7 +212,7 @@ class _SoundTrack:
         if self.is_copied:
             self.track = writer.add_stream_from_template(stream)
         else:
-            self.track = writer.add_stream("aac", rate=stream.codec_context.sample_rate)
+            self.track = writer.add_stream("aac", rate=min(stream.codec_context.sample_rate, MAX_AAC_HZ))
             self.track.bit_rate = SOUND_BIT_RATE
 
     def add(self, packets: list[Any]) -> None:
@@ -206,7 +222,7 @@ class _SoundTrack:
                     if frame.pts is not None:
                         frame.pts -= self.origin
                     self.writer.mux(self.track.encode(frame))
-            elif packet.size and packet.dts is not None:
+            elif packet.size and packet.pts is not None and packet.dts is not None:
                 packet.pts, packet.dts = packet.pts - self.origin, packet.dts - self.origin
                 packet.stream = self.track
                 self.writer.mux(packet)
