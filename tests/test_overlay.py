@@ -1,6 +1,7 @@
 """Overlay videos: what is drawn where and when, that sound and times stay, and what the job does with odd input."""
 
 import json
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,15 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog.errors import ErrorCode, Refused, VideoError
+from catalog.sampling import SamplingConfig
 from catalog.schemas import MAPS
 from catalog.video_container import Limits
 from catalog.world import WorldPaths
 from jobs.overlay import OverlayConfig, main
+from scoring.output import OutputFolder
 from scoring.settings import VideoLimits
 from tests.test_report import failed, no_product, ok, write_scores
 from views.maps import SavedMap
 from views.names import file_stem
 from views.overlay import Overlay, bar_height
+from views.overlay_graph import TO_DRAW, DrawActor
 from views.rewrite import Planes, Written, rewrite
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +137,43 @@ def test_heat_lies_where_the_cell_of_the_map_is(size: tuple[int, int], cell: tup
         (weight * columns).sum() / weight.sum() / width * GRID,
     )
     assert np.abs(np.array(centre) - (np.array(cell) + 0.5)).max() < 0.5  # of a cell
+
+
+@pytest.mark.parametrize("size, turn", [((112, 224), 0), ((224, 112), 0), ((224, 112), 90)])
+def test_heat_lies_there_in_the_file_that_is_written_too(tmp_path: Path, size: tuple[int, int], turn: int):
+    source = write_source(tmp_path / "in.mp4", size)
+    if turn:
+        source = turned(source, tmp_path / "turned.mp4", turn)
+    cells = [(5, 22), (20, 9), (14, 14)]
+    rewrite(source, tmp_path / "out.mp4", Limits(), overlay(saved(spot(cells))))
+    shown, at = pictures(tmp_path / "out.mp4")
+    for second, cell in enumerate(cells):
+        picture = shown[at.index(float(second))]
+        width = picture.shape[1]
+        height = size[0] if turn else size[1]
+        colour = np.ptp(picture[:height].astype(float), axis=2)
+        colour[colour < 30] = 0
+        rows, columns = np.indices(colour.shape) + 0.5
+        centre = (colour * rows).sum() / height, (colour * columns).sum() / width
+        assert np.abs(np.array(centre) / colour.sum() * GRID - np.array(cell) - 0.5).max() < 1  # of the grid's cells
+
+
+def turned(source: Path, target: Path, degrees: int) -> Path:
+    """The same file with a display matrix that turns it."""
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        track = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = track
+                writer.mux(packet)
+    data = bytearray(target.read_bytes())
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    at = data.index(upright, data.index(b"tkhd"))
+    radians = np.deg2rad(degrees)
+    a, b = (round(value * 65536) for value in (np.cos(radians), np.sin(radians)))
+    data[at : at + len(upright)] = struct.pack(">9i", a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+    target.write_bytes(data)
+    return target
 
 
 def test_the_picture_is_grey_under_the_heat_and_unchanged_where_e_is_weakest():
@@ -350,6 +391,28 @@ def test_job_draws_every_scored_video_and_says_what_became_of_the_others(
     assert "0 videos to draw, 2 finished before" in said
     assert {path.name: path.stat().st_mtime_ns for path in output.glob("*.mp4")} == before
     assert (output / "overlays.parquet").read_bytes() == table  # and what became of the others is still told
+
+
+@pytest.mark.parametrize(
+    "video_id, uri, says",
+    [("v000000", None, "videos table does not say where"), ("unmapped", "v.mp4", "score it with --save-maps")],
+)
+def test_a_video_without_address_or_map_is_a_row_that_says_so(
+    tmp_path: Path, small_world: WorldPaths, video_id: str, uri: str | None, says: str
+):
+    scores = OutputFolder(str(write_scored(tmp_path, small_world)))
+    draw = DrawActor(scores, str(tmp_path / "out"), SamplingConfig(), VideoLimits(), 0.8)
+    row = {
+        "video_id": video_id,
+        "video_uri": uri,
+        "part": "0.parquet",
+        "bar_name": "PE",
+        "per_sample": [0.1],
+        "file": "x",
+    }
+    (drawn,) = [done for table in draw(pa.Table.from_pylist([row], schema=TO_DRAW)) for done in table.to_pylist()]
+    assert (drawn["file"], drawn["error_code"]) == (None, "not_found")
+    assert says in drawn["error_message"]
 
 
 def test_job_refuses_to_mix_overlays_of_another_opacity(tmp_path: Path, small_world: WorldPaths):

@@ -100,6 +100,8 @@ class DrawActor:
 
     def _draw(self, row: dict[str, Any]) -> float:
         """Seconds of video that were written."""
+        if row["video_uri"] is None:
+            raise VideoError(ErrorCode.NOT_FOUND, "the videos table does not say where it is", Stage.FETCH)
         found = next(self.scores.maps(row["part"], [row["video_id"]]), None)
         if found is None:
             raise VideoError(ErrorCode.NOT_FOUND, "no map was saved; score it with --save-maps", Stage.FETCH)

@@ -126,7 +126,7 @@ def _planned(config: OverlayConfig, scored: ScoredFolder, output: str) -> Plan:
         to_draw.append(
             {
                 "video_id": video_id,
-                "video_uri": uris.get(video_id) or "",
+                "video_uri": uris.get(video_id),
                 "part": scored.parts[video_id],
                 "bar_name": bar,
                 "per_sample": rows[video_id][f"{bar.lower()}_per_second"],
