@@ -1,9 +1,11 @@
 """What the numbers of a video say, worked out by hand."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from views.moments import Moments
+from views.video_page import hooks
 
 
 def moments(e: list[float], p: list[float] | None = None, pe: list[float] | None = None, rate: float = 1.0, **more):
@@ -49,6 +51,14 @@ def test_the_opening_is_compared_with_the_whole_video():
     assert moments([2, 2, 2, 1, 1, 1]).hook() == pytest.approx(2 / 1.5)
     assert moments([2, 2, 2]).hook() is None
     assert moments([4] * 6 + [1] * 6, rate=2.0).hook() == pytest.approx(4 / 2.5)
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0])
+def test_the_openings_of_a_catalogue_are_those_of_its_videos(rate: float):
+    lists = [[2, 2, 2, 1, 1, 1], None, [2, 2, 2], [1, 3, 5, 7, 9, 2, 4, 6], [], [0, 0, 0, 0]]
+    every = hooks(pa.chunked_array([pa.array(lists[:2], pa.list_(pa.float32())), lists[2:]]), rate)
+    one_by_one = [moments(e, rate=rate).hook() for e in lists if e]
+    assert every.tolist() == pytest.approx([value for value in one_by_one if value is not None])
 
 
 def test_an_opening_without_the_product_is_suggested_with_its_share_of_attention():

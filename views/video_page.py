@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from catalog.schemas import Status
 from scoring.evidence import in_words, verdicts
 from views.maps import SavedMap
-from views.moments import hook
+from views.moments import HOOK_S, hook
 from views.numbers import percentile, rank_text, score_text, share_text
 from views.page import environment, time_text
 from views.viewer import Film, moments_of, view_of
@@ -100,9 +100,21 @@ def measures_of(
 def _values(scores: pa.Table, name: str, rate: float) -> np.ndarray:
     if name != "hook":
         return scores[name].drop_null().to_numpy()
-    lists = (values.values.to_numpy() for values in scores["e_per_second"].drop_null() if values.values is not None)
-    found = (hook(values, rate) for values in lists)
-    return np.array([value for value in found if value is not None])
+    return hooks(scores["e_per_second"], rate)
+
+
+def hooks(e_per_second: pa.ChunkedArray, samples_per_second: float) -> np.ndarray:
+    """``Moments.hook`` of every video that has one."""
+    lists = e_per_second.drop_null().combine_chunks()
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    e = lists.flatten().to_numpy(zero_copy_only=False).astype(float)
+    video = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(e)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    opening = round(HOOK_S * samples_per_second)
+    means = np.bincount(video, e, len(lengths)) / np.maximum(lengths, 1)
+    first = np.bincount(video, np.where(place < opening, e, 0), len(lengths)) / opening
+    known = (lengths > opening) & (means > 0)
+    return first[known] / means[known]
 
 
 def _localisation(row: Mapping[str, Any], min_inliers: int) -> str | None:
