@@ -8,6 +8,8 @@ BENCHMARKS = (
     ("benchmarks.locate",),
     ("benchmarks.saliency",),
     ("benchmarks.engagement",),
+    ("benchmarks.overlay",),
+    ("benchmarks.report",),
     ("benchmarks.training",),
     ("benchmarks.peer",),
     ("benchmarks.lift",),

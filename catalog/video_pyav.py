@@ -33,11 +33,11 @@ class PyAvFrame:
     @property
     def size(self) -> tuple[int, int]:
         width, height = self.frame.width, self.frame.height
-        return (height, width) if _orientation(self.frame)[0] else (width, height)
+        return (height, width) if orientation(self.frame)[0] else (width, height)
 
     def rgb(self, size: tuple[int, int] | None = None) -> np.ndarray:
         width, height = size or (None, None)
-        if size and _orientation(self.frame)[0]:
+        if size and orientation(self.frame)[0]:
             width, height = height, width
         picture = self.reformatter.reformat(
             self.frame,
@@ -48,7 +48,7 @@ class PyAvFrame:
             interpolation=Interpolation.AREA if size else Interpolation.BILINEAR,
             threads=1,
         )
-        return _upright(picture.to_ndarray(), self.frame)
+        return upright(picture.to_ndarray(), self.frame)
 
     def gray(self, short_side: int | None = None) -> np.ndarray:
         width, height = shrunk_size(self.frame.width, self.frame.height, short_side)
@@ -64,7 +64,7 @@ class PyAvFrame:
             interpolation=Interpolation.AREA,
             threads=1,
         )
-        return _upright(picture.to_ndarray(), self.frame)
+        return upright(picture.to_ndarray(), self.frame)
 
 
 def shrunk_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def shrunk_size(width: int, height: int, short_side: int | None) -> tuple[int, i
     return round(width * scale), round(height * scale)
 
 
-def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """(transpose, flip left-right, flip up-down), in this order, from FFmpeg's display matrix."""
     side_data: Any = frame.side_data
     for data in side_data:
@@ -87,8 +87,9 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     return False, False, False
 
 
-def _upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    transpose, flip_x, flip_y = _orientation(frame)
+def upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """A picture or a plane of the frame, (H, W) or (H, W, C), as a player shows it."""
+    transpose, flip_x, flip_y = orientation(frame)
     if transpose:
         picture = picture.swapaxes(0, 1)
     if flip_x:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -122,6 +122,16 @@ class OutputFolder:
             if _name(part) not in whole:  # a crash came between its maps and its scores
                 self._remove(part)
 
+    def maps(self, part: str | None = None, video_ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Saved maps (schemas.MAPS): all, or those of the videos whose scores are in ``part``, or of these videos."""
+        wanted = None if video_ids is None else pc.field("video_id").isin(list(video_ids))
+        there = self._parts("maps")
+        for maps in there if part is None else [uri for uri in there if _name(uri) == _name(part)]:
+            try:
+                yield from pq.read_table(io.BytesIO(storage.read_bytes(maps)), schema=MAPS, filters=wanted).to_pylist()
+            except (OSError, pa.ArrowException) as error:
+                raise Refused(f"{maps} cannot be read: {error}; remove it, and score its videos again") from error
+
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is
         tried again doubles nothing. Returns the columns TALLY."""
@@ -190,15 +200,9 @@ def read_scores(uri: str) -> pa.Table:
 def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]:
     """E of those of the videos whose maps were saved, scaled to 0..1: (video_id, float32 (S, H, W)), a part at a
     time."""
-    for part in OutputFolder(storage.absolute(uri))._parts("maps"):
-        try:
-            maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
-        except (OSError, pa.ArrowException) as error:
-            raise Refused(f"{part} cannot be read: {error}; remove it to go on without its maps") from error
-        for row in maps.to_pylist():
-            if row["video_id"] in video_ids:
-                E = np.frombuffer(row["e_uint8"], np.uint8).reshape(row["seconds"], row["height"], row["width"])
-                yield row["video_id"], E.astype(np.float32) / 255
+    for row in OutputFolder(storage.absolute(uri)).maps(video_ids=sorted(video_ids)):
+        E = np.frombuffer(row["e_uint8"], np.uint8).reshape(row["seconds"], row["height"], row["width"])
+        yield row["video_id"], E.astype(np.float32) / 255
 
 
 def _read_part(part: str, columns: list[str]) -> pa.Table:

@@ -62,6 +62,6 @@ class VideoLimits:
     """What one video may cost before it is given up as an error row."""
 
     video_timeout: float = 300.0
-    """seconds of wall time for decoding and product search of one video: error decode_timeout"""
+    """seconds of wall time for all that is done with one video: error decode_timeout"""
     video_memory_mb: float = 4096.0
     """memory of the decoding process, megabytes: error out_of_memory"""

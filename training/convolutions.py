@@ -28,8 +28,8 @@ class PhasedConv3d(nn.Module):
     """A convolution of stride 2 in space whose input gradient is one plain convolution.
 
     (B, C, S, H, W) -> (B, O, S, H / 2, W / 2) for even H and W; others go PyTorch's way. An input pixel (2a + f,
-    2b + g) meets weights of one parity only, so the four phases (f, g) of the gradient are 4 C channels of one convolution of
-    the output's gradient, at its size (sub-pixel convolution; Shi et al., CVPR 2016).
+    2b + g) meets weights of one parity only, so the four phases (f, g) of the gradient are 4 C channels of one
+    convolution of the output's gradient, at its size (sub-pixel convolution; Shi et al., CVPR 2016).
     """
 
     def __init__(self, conv: nn.Conv3d):

@@ -1,10 +1,11 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
-"""Scores as one self-contained HTML page: what was scored, how it is spread, the best and the worst videos.
+"""Scores as one self-contained HTML page: what was scored, how it is spread, the best, the worst and all of the videos.
 
-The page fetches nothing and runs nothing; every text that comes from the tables is escaped.
+The page fetches nothing and runs its own script only; every text that comes from the tables is escaped.
 """
 
+import base64
 import datetime
 import math
 from collections.abc import Mapping, Sequence
@@ -12,31 +13,34 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy.stats import percentileofscore
 
 from catalog.errors import ErrorCode
 from catalog.schemas import Status
 from scoring.evidence import in_words, verdicts
+from views import timeline
+from views.catalogue import ABOUT, catalogue_frame, groups, next_steps, packed_frame, records
+from views.numbers import rank_text, score_text, share_text
 from views.page import INK, RC, environment, svg, time_text
+from views.timeline import PER_SECOND, draw_panels
 
 SHOWN_EACH_END = 5
-MAX_TABLE_ROWS = 500
+MAX_TABLE_ROWS = 50
+"""that the page holds before its script has run, and of failed videos"""
 MAX_SCATTER_POINTS = 2000
+MAX_ROWS_HELD = 250_000
+"""by the page, those with the highest PE: some 12 MB; how fast it stays was measured up to 100,000"""
 
 _TABLE_COLUMNS = [
     "video_id", "product_id", "status", "error_code", "error_message", "error_stage",
-    "pe_score", "e_score", "p_score", "e_on_product", "seconds", "predicted_engagement",
+    "pe_score", "e_score", "p_score", "e_on_product", "predicted_engagement",
 ]  # fmt: skip
-_PER_SECOND = ["e_per_second", "p_per_second", "pe_per_second"]
 _ORIGIN = ["model_uri", "model_version", "config_hash", "code_version", "run_id", "scored_at"]
-_ABOUT_VIDEO = ["title", "creator_id", "posted_at"]
-_E, _P, _PE = "#0072B2", "#B85000", "#7A1F5C"
-_TIMELINE_MARGINS = {"left": 0.2, "right": 0.98, "bottom": 0.19, "top": 0.97, "hspace": 0.4}
 
 
 def report_page(
@@ -44,31 +48,33 @@ def report_page(
     summary: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     videos: pa.Table | None = None,
+    products: pa.Table | None = None,
+    thumbnails: Mapping[str, bytes] | None = None,
+    links: Mapping[str, str] | None = None,
+    prefix: str | None = None,
 ) -> str:
     """The page as HTML text.
 
     scores: rows of schemas.SCORES, in any order, none of them needed. summary: what run.json holds; None says
     that the job has not finished. config: the job's settings. videos: the videos table, whose columns title,
-    creator_id and posted_at are shown where it has them.
+    creator_id and posted_at are shown where it has them. products: the products table, for categories.
+    thumbnails: JPEGs of the videos of ``ends`` by id. links: video_id -> address of the video's own page. prefix: what
+    makes an address of any other id; None: they have no page.
     """
     config = dict(config or {})
-    scores = _once_each(scores.select(_TABLE_COLUMNS + _PER_SECOND + _ORIGIN))
-    scores = scores.sort_by([("pe_score", "descending"), ("video_id", "ascending")])
-    with_pe = scores["pe_score"].drop_null().to_numpy()
-    listed = scores.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
+    scores = ranked(scores)
+    frame = catalogue_frame(scores, videos, products)
     failed = _with_status(scores, Status.FAILED)
     failed = failed.sort_by([("error_code", "ascending"), ("video_id", "ascending")])
     failures = failed.slice(0, MAX_TABLE_ROWS).select(_TABLE_COLUMNS).to_pylist()
-    ends = _best_and_worst(scores)
-    for row in [*listed, *ends["Highest PE"], *ends["Lowest PE"]]:
-        row |= dict.fromkeys(_ABOUT_VIDEO) | {"percentile": _percentile(with_pe, row["pe_score"])}
-    if videos is not None:
-        _add_what_is_known([*listed, *ends["Highest PE"], *ends["Lowest PE"]], videos)
+    outermost = ends(scores)
+    both = [*outermost["Highest PE"], *outermost["Lowest PE"]]
+    _add_what_is_known(both, frame, thumbnails or {})
     with matplotlib.rc_context(RC):
-        _draw_timelines([*ends["Highest PE"], *ends["Lowest PE"]], float(config.get("sample_fps") or 1.0))
+        _draw_timelines(both, float(config.get("sample_fps") or 1.0))
         distributions, scatter = _distributions(scores), _scatter(scores)
     statuses = {status: _count(scores, "status", status) for status in Status}
-    templates = environment(score=_score_text, rank=_rank_text, share=_share_text, when=time_text, in_words=in_words)
+    templates = environment(score=score_text, rank=rank_text, share=share_text, when=time_text, in_words=in_words)
     evidence = (summary or {}).get("faithfulness")
     return templates.get_template("report.html").render(
         total=scores.num_rows,
@@ -77,16 +83,22 @@ def report_page(
         errors=_errors(failed),
         n_failed=statuses[Status.FAILED],
         failures=failures,
-        n_with_pe=len(with_pe),
         n_located=scores.num_rows - scores["e_on_product"].null_count,
-        ends=ends,
+        ends=outermost,
         distributions=distributions,
         scatter=scatter,
         scatter_cap=MAX_SCATTER_POINTS,
         evidence=evidence,
         verdicts=verdicts(evidence) if evidence else [],
-        rows=listed,
-        about=[name for name in _ABOUT_VIDEO if any(row[name] is not None for row in listed)],
+        steps=next_steps(frame),
+        groups={by: found for by in ("category", "creator_id") if (found := groups(frame, by)) is not None},
+        rows=records(frame.head(MAX_TABLE_ROWS)),
+        about=[name for name in ABOUT if frame[name].notna().any()],
+        categories=sorted(frame["category"].dropna().unique()),
+        links=dict(links or {}),
+        prefix=prefix,
+        held=min(len(frame), MAX_ROWS_HELD),
+        packed=Markup(packed_frame(frame.head(MAX_ROWS_HELD), links or {}, prefix)),
         summary=summary,
         scored_at=_first_and_last(scores["scored_at"]),
         models=_distinct(scores, ["model_uri", "model_version"]),
@@ -96,7 +108,13 @@ def report_page(
     )
 
 
-def _once_each(scores: pa.Table) -> pa.Table:
+def ranked(scores: pa.Table) -> pa.Table:
+    """Each video once, highest PE first, those without PE last."""
+    columns = once_each(scores.select(_TABLE_COLUMNS + PER_SECOND + _ORIGIN))
+    return columns.sort_by([("pe_score", "descending"), ("video_id", "ascending")])
+
+
+def once_each(scores: pa.Table) -> pa.Table:
     """A job that is stopped can leave a row twice until it goes on; the page counts videos."""
     ids = scores["video_id"].to_numpy()
     _, first = np.unique(ids.astype(str), return_index=True)
@@ -111,14 +129,9 @@ def _count(scores: pa.Table, column: str, value: str) -> int:
     return pc.sum(pc.equal(scores[column], str(value))).as_py() or 0
 
 
-def _percentile(values: np.ndarray, value: float | None) -> float | None:
-    """Percentile rank of ``value`` in ``values``, 0 to 100; ties count half."""
-    return None if value is None else float(percentileofscore(values, value, kind="mean"))
-
-
-def _best_and_worst(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """The ends of the located videos, each outermost first; no video is at both ends."""
-    located = _with_status(scores, Status.OK).select(_TABLE_COLUMNS + _PER_SECOND)
+def ends(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """The ends of the located videos of ``ranked`` scores, each outermost first; no video is at both ends."""
+    located = _with_status(scores, Status.OK).select(_TABLE_COLUMNS + PER_SECOND)
     n_worst = min(SHOWN_EACH_END, max(located.num_rows - SHOWN_EACH_END, 0))
     return {
         "Highest PE": located.slice(0, SHOWN_EACH_END).to_pylist(),
@@ -126,13 +139,13 @@ def _best_and_worst(scores: pa.Table) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _add_what_is_known(rows: Sequence[dict[str, Any]], videos: pa.Table) -> None:
-    shown = pa.array(sorted({row["video_id"] for row in rows}), pa.string())
-    columns = ["video_id", *(name for name in _ABOUT_VIDEO if name in videos.column_names)]
-    known = videos.filter(pc.is_in(videos["video_id"], shown)).select(columns).to_pylist()
-    by_id = {video["video_id"]: video for video in known}
+def _add_what_is_known(rows: Sequence[dict[str, Any]], frame: pd.DataFrame, thumbnails: Mapping[str, bytes]) -> None:
+    shown = frame[frame["video_id"].isin([row["video_id"] for row in rows])]
+    by_id = {known["video_id"]: known for known in records(shown)}
     for row in rows:
-        row |= by_id.get(row["video_id"], {})
+        row |= by_id[row["video_id"]]
+        jpeg = thumbnails.get(row["video_id"])
+        row["picture"] = jpeg and Markup(f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}")
 
 
 def _errors(failed: pa.Table) -> list[tuple[str, int]]:
@@ -163,9 +176,9 @@ def _distinct(scores: pa.Table, columns: list[str]) -> list[dict[str, Any]]:
 
 def _distributions(scores: pa.Table) -> list[dict[str, Any]]:
     wanted = {
-        "pe_score": ("PE: attention and product together", _PE, _score_text),
-        "e_score": ("E: attention anywhere", _E, _score_text),
-        "p_score": ("P: the product’s share of the picture", _P, _share_text),
+        "pe_score": ("PE: attention and product together", timeline.PE, score_text),
+        "e_score": ("E: attention anywhere", timeline.E, score_text),
+        "p_score": ("P: the product’s share of the picture", timeline.P, share_text),
     }
     drawn = []
     for column, (title, colour, text) in wanted.items():
@@ -212,39 +225,15 @@ def _scatter(scores: pa.Table) -> Markup | None:
 
 def _draw_timelines(rows: Sequence[dict[str, Any]], samples_per_second: float) -> None:
     """Adds ``timeline`` and ``in_words`` to each row, all on one scale so that they can be compared."""
-    drawable = [row for row in rows if all(row[name] for name in _PER_SECOND)]
-    tops = [max((max(row[name]) for row in drawable), default=0) or 1 for name in _PER_SECOND]
+    drawable = [row for row in rows if all(row[name] for name in PER_SECOND)]
+    tops = {name: max((max(row[name]) for row in drawable), default=0) or 1 for name in PER_SECOND}
     for number, row in enumerate(drawable):
         on_screen = np.array(row["p_per_second"]) > 0
         peak = int(np.argmax(row["pe_per_second"])) / samples_per_second
         row["in_words"] = (
             f"Product on screen in {on_screen.sum()} of {len(on_screen)} sampled seconds; PE is highest at {peak:g} s."
         )
-        edges = np.arange(len(on_screen) + 1) / samples_per_second
         figure = Figure(figsize=(4.4, 2.5))
-        panels = figure.subplots(3, sharex=True, gridspec_kw=_TIMELINE_MARGINS)
-        for axes, name, top, colour in zip(panels, _PER_SECOND, tops, (_E, _P, _PE), strict=True):
-            axes.stairs(on_screen * top * 2, edges, color="#E6EAEE", fill=True)
-            axes.stairs(row[name], edges, color=colour, fill=True, alpha=0.25)
-            axes.stairs(row[name], edges, color=colour, linewidth=1.6, baseline=None)
-            axes.set(ylim=(0, top * 1.08), xlim=(0, edges[-1]), yticks=[0, float(f"{top:.1g}")])
-            axes.set_ylabel(name.removesuffix("_per_second").upper(), rotation=0, ha="right", va="center")
-        panels[-1].set_xlabel("second")
+        draw_panels(figure, {name: row[name] for name in PER_SECOND}, samples_per_second, tops)
         label = f"E, P and PE second by second. {row['in_words']}"
         row["timeline"] = svg(figure, f"timeline{number}", label)
-
-
-def _score_text(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
-
-
-def _share_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _rank_text(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "> 99" if value > 99.5 else "< 1" if value < 0.5 else f"{value:.0f}"

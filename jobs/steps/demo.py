@@ -18,6 +18,9 @@ from tracking.runs import ui_command
 from training.settings import LoopConfig, SplitConfig, TargetConfig
 from training.splits import held_out_ids
 
+PAGES = 3
+"""of the videos with the highest PE, and as many of those with the lowest"""
+
 
 def main(config: DemoConfig) -> int:
     started = time.monotonic()
@@ -59,7 +62,7 @@ def main(config: DemoConfig) -> int:
             )
         )
     _say("4 of 5", "the report, and how much of the truth was found again")
-    report.main(report.ReportConfig(scores=str(scores), output=str(page), videos=str(world.videos)))
+    report.main(report.ReportConfig(scores=str(scores), output=str(page), pages=PAGES))
     videos = read_videos(str(world.videos))
     held_out = held_out_ids(videos, str(world.videos), TargetConfig(), split)
     for line in recovery(world.truth, videos, read_scores(str(scores)), held_out, "shares").lines():

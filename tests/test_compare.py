@@ -1,0 +1,153 @@
+"""Comparison pages: two videos side by side, two scoring runs, and what the job refuses."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from playwright.sync_api import Browser
+
+from catalog.errors import Refused
+from catalog.schemas import SCORES
+from catalog.world import WorldPaths
+from jobs.compare import CompareConfig, main
+from scoring.settings import VideoLimits
+from tests.browser import NARROW, WIDE, opened
+from tests.test_overlay import write_scored
+from tests.test_report import HOSTILE, Page, failed, no_product, not_localised, ok, write_scores
+from views.run_comparison import ScoringRun, agreement, joined, runs_page
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCORES)
+
+
+def runs(first: list[dict[str, Any]], second: list[dict[str, Any]], **settings: Any) -> Page:
+    before = {"sample_fps": 1.0, "videos": "v.parquet", "output": "a"}
+    return Page(
+        runs_page(
+            ScoringRun("a", table(first), before), ScoringRun("b", table(second), before | {"output": "b"} | settings)
+        )
+    )
+
+
+FIRST = [ok("v1", 0.01), ok("v2", 0.02), ok("v3", 0.03), ok("v4", 0.04), failed("cut"), ok("only here")]
+SECOND = [ok("v1", 0.01), ok("v2", 0.05), ok("v3", 0.03), not_localised("v4"), ok("cut", 0.02), no_product("new")]
+
+
+def test_videos_of_both_runs_are_counted_by_their_two_statuses():
+    page = runs(FIRST, SECOND)
+    assert page.text("both") == "5 videos are in both; 1 in the first only, 1 in the second only."
+    assert page.cells("statuses") == [["failed", "0", "1"], ["ok", "1", "3"]]  # columns not_localised, ok
+    assert page.cells("changed") == [["cut", "failed", "ok"], ["v4", "ok", "not_localised"]]
+
+
+def test_videos_that_moved_most_come_first_with_their_percentiles():
+    page = runs(FIRST, SECOND)
+    # with PE in both: v1 to v4; first order v1 v2 v3 v4, second v4 v1 v3 v2
+    assert page.cells("moved") == [
+        ["v4", "0.0400", "0.0000", "88", "12", "-75"],
+        ["v2", "0.0200", "0.0500", "38", "88", "+50"],
+        ["v1", "0.0100", "0.0100", "12", "38", "+25"],
+    ]
+
+
+def test_only_settings_that_change_scores_are_told():
+    assert runs(FIRST, SECOND, sample_fps=2.0).cells("settings") == [["sample_fps", "1.0", "2.0"]]
+    assert runs(FIRST, SECOND, method="smoothgrad").cells("settings") == [["method", "not known", "smoothgrad"]]
+    assert runs(FIRST, SECOND).by_id("settings") is None
+
+
+def test_agreement_is_spearmans_with_an_interval():
+    same = joined(table(FIRST[:4]), table(FIRST[:4]))
+    assert agreement(same)["rho"] == pytest.approx(1)
+    turned = table([ok(f"v{k}", 0.05 - k / 100) for k in range(1, 5)])
+    found = agreement(joined(table(FIRST[:4]), turned))
+    assert found["rho"] == pytest.approx(-1) and found["low"] <= found["rho"] <= found["high"]
+    assert agreement(joined(table([ok("a"), ok("b")]), table([ok("a"), ok("b")]))) is None
+
+
+@pytest.mark.parametrize("second", [[], [ok("other")], [no_product("v1")]])
+def test_runs_with_little_in_common_are_compared_as_far_as_they_can_be(second: list[dict[str, Any]]):
+    page = runs(FIRST, second)
+    assert page.by_id("moved") is None
+    assert ("nothing to compare" in page.text("both")) == (not second or second[0]["video_id"] == "other")
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_the_page_of_two_runs_has_no_complaints_or_barriers(chromium: Browser, tmp_path: Path, width: int):
+    rows = [ok(text, k / 100) for k, text in enumerate(HOSTILE, 1)]
+    turned = [ok(text, 0.1 - k / 100) for k, text in enumerate(HOSTILE, 1)]
+    hostile = {text: text for text in HOSTILE}
+    html = runs_page(ScoringRun(HOSTILE[0], table(rows), hostile), ScoringRun(HOSTILE[1], table(turned), {}))
+    with opened(chromium, html, tmp_path, width) as it:
+        assert it.complaints == [] and it.accessibility_problems() == [] and not it.is_too_wide()
+        ids = it.page.locator("#moved tbody bdi").evaluate_all("all => all.map(cell => cell.textContent)")
+        assert set(ids) <= set(HOSTILE) and len(ids) >= len(HOSTILE) - 1
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_two_videos_stand_side_by_side_each_with_its_own_chart(
+    chromium: Browser, tmp_path: Path, small_world: WorldPaths, width: int
+):
+    scores = write_scored(tmp_path, small_world)
+    config = CompareConfig(str(scores), str(tmp_path / "c.html"), creatives=("v000000", "gone"))
+    assert main(config) == 0
+    with opened(chromium, tmp_path / "c.html", tmp_path, width) as it:
+        assert it.complaints == [] and it.accessibility_problems() == [] and not it.is_too_wide()
+        heads = it.page.locator(".playhead")
+        heads.nth(1).press("ArrowRight")
+        assert [head.get_attribute("aria-valuenow") for head in heads.all()] == ["0.0", "1.0"]
+        heads.nth(0).press("End")
+        it.wait_for("!document.querySelector('video').seeking")
+        assert it.page.evaluate("document.querySelector('video').currentTime") == pytest.approx(3, abs=0.3)
+        assert heads.nth(1).get_attribute("aria-valuenow") == "1.0"
+        assert "no such file" in it.page.locator(".no-film").inner_text()
+        assert it.page.locator("canvas").count() == 2
+
+
+def test_both_charts_have_one_scale(tmp_path: Path):
+    lists = {"e_per_second": [0.1, 0.2], "p_per_second": [0.1, 0.1], "pe_per_second": [0.01, 0.02]}
+    high = {name: [4 * value for value in values] for name, values in lists.items()}
+    scores = write_scores(tmp_path / "out", [ok("low", **lists), ok("high", **high)])
+    (scores / "run.json").write_text(json.dumps({"config": {}}))
+    assert main(CompareConfig(str(scores), str(tmp_path / "c.html"), creatives=("low", "high"))) == 0
+    charts = re.findall(r"<svg role.*?</svg>", (tmp_path / "c.html").read_text(), re.S)
+    labels = [re.findall(r"<text[^>]*>([^<]*)</text>", chart) for chart in charts]
+    assert len(labels) == 2 and labels[0] == labels[1]
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"creatives": ("v000000", "nobody")}, "nobody: .* has no scores"),
+        ({"creatives": ("v000000", "broken")}, "broken failed .*nothing to compare"),
+        ({}, "give --creatives .* or --other"),
+        ({"creatives": ("v000000", "gone"), "other": "x"}, "one of the two"),
+        ({"creatives": ("v000000", "gone"), "limits": VideoLimits(video_timeout=0)}, "--video-timeout is 0"),
+        ({"other": "nowhere"}, "nowhere holds no scores"),
+    ],
+)
+def test_job_refuses_at_the_door(tmp_path: Path, small_world: WorldPaths, more: dict[str, Any], says: str):
+    scores = write_scored(tmp_path, small_world)
+    with pytest.raises(Refused, match=says):
+        main(CompareConfig(str(scores), str(tmp_path / "c.html"), **more))
+    assert not (tmp_path / "c.html").exists()
+
+
+def test_titles_come_from_the_videos_table_that_is_given(tmp_path: Path):
+    scores = write_scores(tmp_path / "out", [ok("a"), ok("b")])
+    pq.write_table(pa.table({"video_id": ["a"], "title": ["Morning <3"]}), tmp_path / "v.parquet")
+    config = CompareConfig(str(scores), str(tmp_path / "c.html"), ("a", "b"), videos=str(tmp_path / "v.parquet"))
+    assert main(config) == 0
+    assert "A: <bdi>Morning &lt;3</bdi>" in (tmp_path / "c.html").read_text()
+
+
+def test_job_compares_two_folders(tmp_path: Path):
+    first, second = write_scores(tmp_path / "a", FIRST), write_scores(tmp_path / "b", SECOND)
+    assert main(CompareConfig(str(first), str(tmp_path / "c.html"), other=str(second))) == 0
+    page = Page((tmp_path / "c.html").read_text())
+    assert page.cells("moved")[0][0] == "v4"

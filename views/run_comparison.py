@@ -1,0 +1,123 @@
+"""Two scoring runs as one self-contained HTML page: where they differ in settings, statuses and PE."""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from scipy import stats
+
+from views.catalogue import records
+from views.numbers import rank_text, score_text
+from views.page import INK, RC, environment, svg, time_text
+from views.report import MAX_SCATTER_POINTS, once_each
+
+MIN_VIDEOS = 3
+"""for a rank correlation"""
+RESAMPLES = 2000
+SHOWN = 25
+NOT_OF_INTEREST = {"output", "retry_failed", "dry_run", "limit", "scores_depend_on", "product_images", "config_hash"}
+"""settings that say where, not how"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringRun:
+    """What jobs.score left in a folder."""
+
+    uri: str
+    scores: pa.Table
+    """of schemas.SCORES"""
+    settings: Mapping[str, Any]
+
+
+def runs_page(first: ScoringRun, second: ScoringRun) -> str:
+    """The page as HTML text."""
+    both = joined(first.scores, second.scores)
+    ids = [set(run.scores["video_id"].to_pylist()) for run in (first, second)]
+    with_pe = both.dropna(subset=["pe_first", "pe_second"])
+    moved = with_pe.assign(change=with_pe["rank_second"] - with_pe["rank_first"])
+    moved = moved[moved["change"] != 0].sort_values("change", key=np.abs, ascending=False, kind="stable")
+    changed = both[both["status_first"] != both["status_second"]]
+    statuses = pd.crosstab(both["status_first"], both["status_second"])
+    page = environment(score=score_text, rank=rank_text, when=time_text).get_template("runs.html")
+    return page.render(
+        runs=[
+            {"uri": run.uri, "videos": len(its), "models": _models(run)}
+            for run, its in zip((first, second), ids, strict=True)
+        ],
+        only=[len(ids[0] - ids[1]), len(ids[1] - ids[0])],
+        settings=_differences(first.settings, second.settings),
+        shared=len(both),
+        statuses={
+            "columns": statuses.columns.tolist(),
+            "rows": [(name, row.tolist()) for name, row in statuses.iterrows()],
+        },
+        agreement=agreement(with_pe),
+        scatter=_scatter(with_pe),
+        moved=records(moved.head(SHOWN)),
+        n_moved=len(moved),
+        changed=records(changed.head(SHOWN)),
+        n_changed=len(changed),
+        made_at=datetime.datetime.now(datetime.UTC),
+    )
+
+
+def joined(first: pa.Table, second: pa.Table) -> pd.DataFrame:
+    """The videos of both: video_id; status, pe and rank (percentile of PE among the videos that have one in both runs)
+    of the ``_first`` and the ``_second``."""
+    tables = [once_each(run.select(["video_id", "status", "pe_score"])).to_pandas() for run in (first, second)]
+    both = tables[0].merge(tables[1], on="video_id", suffixes=("_first", "_second")).sort_values("video_id")
+    both = both.rename(columns={"pe_score_first": "pe_first", "pe_score_second": "pe_second"})
+    comparable = both["pe_first"].notna() & both["pe_second"].notna()
+    for side in ("first", "second"):
+        ranks = stats.rankdata(both.loc[comparable, f"pe_{side}"])
+        both.loc[comparable, f"rank_{side}"] = (ranks - 0.5) / max(comparable.sum(), 1) * 100
+    return both.reindex(columns=[*both.columns, *({"rank_first", "rank_second"} - set(both.columns))])
+
+
+def agreement(with_pe: pd.DataFrame) -> dict[str, float | None] | None:
+    """Spearman of the two PE, and 95% over resampled videos; None where there is nothing to correlate."""
+    first, second = with_pe["pe_first"].to_numpy(), with_pe["pe_second"].to_numpy()
+    if len(first) < MIN_VIDEOS or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+
+    def spearman(a: np.ndarray, b: np.ndarray) -> float:
+        return stats.spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0
+
+    drawn = stats.bootstrap((first, second), spearman, paired=True, vectorized=False, n_resamples=RESAMPLES,
+                            method="percentile", rng=0)  # fmt: skip
+    low, high = map(float, drawn.confidence_interval)
+    return {"rho": float(spearman(first, second)), "low": low, "high": high, "n": len(first)}
+
+
+def _models(run: ScoringRun) -> list[str]:
+    names = run.scores.group_by(["model_uri", "model_version"]).aggregate([]).to_pylist()
+    return sorted(f"{row['model_uri']}, version {row['model_version']}" for row in names if row["model_uri"])
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    def told(settings: Mapping[str, Any], name: str) -> str:
+        return str(settings[name]) if name in settings else "not known"
+
+    names = sorted({*first, *second} - NOT_OF_INTEREST)
+    return [(n, told(first, n), told(second, n)) for n in names if first.get(n) != second.get(n)]
+
+
+def _scatter(with_pe: pd.DataFrame) -> Markup | None:
+    if with_pe.empty:
+        return None
+    shown = with_pe.sample(min(len(with_pe), MAX_SCATTER_POINTS), random_state=0)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        top = max(shown["pe_first"].max(), shown["pe_second"].max()) * 1.05 or 1
+        axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--")
+        axes.scatter(shown["pe_first"], shown["pe_second"], s=24, color="#7A1F5C", alpha=0.6, linewidths=0)
+        axes.set(xlabel="PE in the first run", ylabel="PE in the second run", xlim=(0, top), ylim=(0, top))
+        return svg(figure, "scatter", f"PE of {len(shown)} videos in both runs; on the dashed line it is the same")
