@@ -36,6 +36,7 @@ def serving(scores: Path) -> tuple[subprocess.Popen[str], str]:
         said += line
         if found := re.match(r"(http://\S+/)", line):
             return server, found[1]
+    server.kill()
     raise AssertionError(said)
 
 
@@ -157,5 +158,8 @@ def test_titles_and_categories_come_from_the_tables_that_are_given(tmp_path: Pat
 
 def test_ctrl_c_ends_it_without_a_trace(tmp_path: Path):
     server, address = serving(write_scores(tmp_path / "out", [ok("a")]))
-    assert get(address)[0] == 200
-    assert end(server) == 130
+    try:
+        assert get(address)[0] == 200
+    finally:
+        code = end(server)
+    assert code == 130
