@@ -4,6 +4,7 @@ Kernel code: numpy and OpenCV alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import cv2
@@ -25,6 +26,19 @@ class View:
     """(K, 2) float32, the product's outline in the image, pixels"""
     corners: np.ndarray
     """(4, 2) float32, the smallest rectangle round the outline, clockwise from the top left"""
+    picture: np.ndarray
+    """uint8 (H, W), what the features were taken from"""
+
+    @functools.cached_property
+    def mirrored(self) -> "View":
+        """The product as mirrored footage shows it; the corners keep their order."""
+        last = self.picture.shape[1] - 1
+
+        def turned(points: np.ndarray) -> np.ndarray:
+            return np.column_stack([last - points[:, 0], points[:, 1]]).astype(np.float32)
+
+        features, picture = self.features.mirrored(last), np.ascontiguousarray(self.picture[:, ::-1])
+        return View(features, turned(self.outline), turned(self.corners), picture)
 
 
 def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
@@ -55,7 +69,7 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
             f"has only {len(features)} features to match, at least {MIN_REFERENCE_FEATURES} are needed; "
             "replace it by a sharp photo that shows the packaging's print"
         )
-    return View(features, polygon, _corners(polygon))
+    return View(features, polygon, _corners(polygon), gray)
 
 
 def _on_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
