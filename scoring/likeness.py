@@ -4,26 +4,43 @@ Matches alone cannot tell packagings of one printed layout apart: they share a f
 numpy and OpenCV alone.
 """
 
+import dataclasses
+
 import cv2
 import numpy as np
 
 from scoring.catalogue_image import View
 from scoring.pose import projected
 
-LONG_SIDE_PX = 96
+
+@dataclasses.dataclass(frozen=True)
+class Print:
+    """What is compared: print of one coarseness."""
+
+    grid_px: int
+    """long side of the grid that both pictures are brought to"""
+    slack_px: float
+    """blur that forgives an outline off by so much, pixels of the grid"""
+    width_px: float
+    """shading, glare and what shines through change over more than this and are taken out"""
+    window: float
+    """side of the windows that are compared, of the product's shorter side"""
+    lack: float
+    """by which what the likeness lacks to 1 is multiplied: fine print agrees less in true pairs and look-alikes alike"""
+
+
+COARSE_PRINT = Print(grid_px=128, slack_px=1.0, width_px=3.0, window=0.12, lack=1.0)
+FINE_PRINT = Print(grid_px=192, slack_px=0.8, width_px=2.0, window=0.2, lack=0.4)
 MIN_SIDE_PX = 16
-WINDOW = 0.15
-"""side of the windows that are compared, of the product's shorter side"""
-MIN_WINDOW_PX = 5
-SLACK_PX = 1.0
-"""blur that forgives an outline off by so much"""
-PLAIN_STD = 4.0
+MIN_WINDOW_PX = 9
+PLAIN_STD = 1.4
 """grey levels: a window of the catalogue image with less says nothing"""
+LEAST_VARIANCE = 0.5
 MIN_COVER = 0.3
 """of a window, in product and frame"""
 VISIBLE = 0.2
 """share of the print that must be in sight and agree"""
-CALIBRATION = (2.8, 7.3)
+CALIBRATION = (2.8, 6.5)
 MIN_UNLIKENESS = 0.005
 
 
@@ -37,28 +54,34 @@ def probability_of(like: float) -> float:
 
 
 def likeness(gray: np.ndarray, view: View, homography: np.ndarray) -> float:
-    """Normalised cross-correlation, -1 to 1, that at least a fifth of the print's windows reach.
+    """Normalised cross-correlation, -1 to 1, that at least a fifth of the print's windows reach; of coarse and fine
+    print, whichever agrees better.
 
     A fifth and not all, because hands, labels and glare cover the rest; a true fifth agrees almost perfectly.
     gray: uint8 (H, W) frame. homography: (3, 3) from the view's pixels to the frame's.
     """
-    seen, expected, mask = _same_grid(gray, view, homography)
-    correlation, weight = _correlation(seen, expected, mask)
+    return max(_agreement(gray, view, homography, of) for of in (COARSE_PRINT, FINE_PRINT))
+
+
+def _agreement(gray: np.ndarray, view: View, homography: np.ndarray, of: Print) -> float:
+    correlation, weight = _correlation(*_same_grid(gray, view, homography, of), of.window)
     if not weight.any():
         return 0.0
     correlation, weight = correlation[weight > 0], weight[weight > 0]
     order = np.argsort(-correlation)
     share = np.cumsum(weight[order]) / weight.sum()
-    return float(correlation[order[np.searchsorted(share, VISIBLE)]])
+    return 1 - of.lack * (1 - float(correlation[order[np.searchsorted(share, VISIBLE)]]))
 
 
-def _same_grid(gray: np.ndarray, view: View, homography: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _same_grid(
+    gray: np.ndarray, view: View, homography: np.ndarray, of: Print
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frame and catalogue image on a grid no finer than either, float32 (h, w), and where the product is on it and in
     the frame, uint8 (h, w)."""
     left, top = view.outline.min(axis=0)
     width, height = np.ptp(view.outline, axis=0)
     zoom = np.sqrt(cv2.contourArea(projected(view.corners, homography)) / cv2.contourArea(view.corners))
-    scale = min(1.0, zoom, LONG_SIDE_PX / max(width, height))
+    scale = min(1.0, zoom, of.grid_px / max(width, height))
     scale = max(scale, MIN_SIDE_PX / min(width, height))
     size = (round(width * scale), round(height * scale))
     to_view = np.array([[1 / scale, 0, left], [0, 1 / scale, top], [0, 0, 1]])
@@ -68,7 +91,8 @@ def _same_grid(gray: np.ndarray, view: View, homography: np.ndarray) -> tuple[np
         np.ones(gray.shape, np.uint8), to_frame, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     )
     mask = cv2.fillPoly(np.zeros(size[::-1], np.uint8), [polygon], 1) & inside
-    return _averaged(gray, to_frame, size, zoom / scale), _averaged(view.picture, to_view, size, 1 / scale), mask
+    seen, expected = _averaged(gray, to_frame, size, zoom / scale), _averaged(view.picture, to_view, size, 1 / scale)
+    return _print(seen, of), _print(expected, of), mask
 
 
 def _averaged(pixels: np.ndarray, to_pixels: np.ndarray, size: tuple[int, int], pixels_a_cell: float) -> np.ndarray:
@@ -77,13 +101,19 @@ def _averaged(pixels: np.ndarray, to_pixels: np.ndarray, size: tuple[int, int], 
     warped = cv2.warpPerspective(
         pixels, to_pixels @ to_cells, (fine * size[0], fine * size[1]), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
-    cells = cv2.resize(warped, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    return cv2.GaussianBlur(cells, (0, 0), SLACK_PX)
+    return cv2.resize(warped, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def _correlation(seen: np.ndarray, expected: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _print(cells: np.ndarray, of: Print) -> np.ndarray:
+    cells = cv2.GaussianBlur(cells, (0, 0), of.slack_px)
+    return cells - cv2.GaussianBlur(cells, (0, 0), of.width_px)
+
+
+def _correlation(
+    seen: np.ndarray, expected: np.ndarray, mask: np.ndarray, window: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Local normalised cross-correlation, and its weight, 0 where there is nothing to compare: (h, w)."""
-    side = max(MIN_WINDOW_PX, round(WINDOW * min(mask.shape)))
+    side = max(MIN_WINDOW_PX, round(window * min(mask.shape)))
     inside = mask.astype(np.float32)
 
     def total(values: np.ndarray) -> np.ndarray:
@@ -96,6 +126,6 @@ def _correlation(seen: np.ndarray, expected: np.ndarray, mask: np.ndarray) -> tu
 
     a, b = mean(seen), mean(expected)
     aa, bb, ab = mean(seen * seen) - a * a, mean(expected * expected) - b * b, mean(seen * expected) - a * b
-    correlation = ab / np.sqrt(np.maximum(aa, 1) * np.maximum(bb, 1))
+    correlation = ab / np.sqrt(np.maximum(aa, LEAST_VARIANCE) * np.maximum(bb, LEAST_VARIANCE))
     says_something = (mask > 0) & (cover > MIN_COVER) & (bb > PLAIN_STD**2)
     return correlation, np.where(says_something, np.sqrt(np.maximum(bb, 0)), 0)

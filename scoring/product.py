@@ -34,6 +34,8 @@ MIRROR_EVERY = 3
 """a video without the product is looked at mirrored too, at first in every third second"""
 SURE = 0.9
 """probability with which a second is believed that has no neighbour with the product"""
+BESIDE_SURE = 0.05
+"""probability that is enough in a second beside a sure one, where the same thing is in sight"""
 THUMBNAIL_PX = 48
 SAME_LEVELS = 3
 """grey levels by which thumbnails of the same picture may differ anywhere"""
@@ -119,7 +121,8 @@ class Search:
         for k, beside in [(k, k - 1) for k in range(1, last + 1)] + [(k, k + 1) for k in range(last - 1, -1, -1)]:
             neighbour = sightings[beside]
             if sightings[k] is None and neighbour is not None:
-                sightings[k] = self._looked_closely(self.frames[k], neighbour.view, neighbour.homography)
+                least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
+                sightings[k] = self._looked_closely(self.frames[k], neighbour.view, neighbour.homography, least)
 
     def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
         """Without the seconds that stand alone and are not sure."""
@@ -143,13 +146,14 @@ class Search:
             self.rejections[Rejection.FEW_MATCHES] += 1
             return None
         guess = frame.to_full @ first.homography
+        least = self.config.min_probability
         if first.inliers >= CONFIDENT_INLIERS:
-            sighting = self._checked(frame, view, guess, first.inliers)
+            sighting = self._checked(frame, view, guess, first.inliers, least)
             if sighting is not None:
                 return sighting
-        return self._looked_closely(frame, view, guess)
+        return self._looked_closely(frame, view, guess, least)
 
-    def _looked_closely(self, frame: "_Frame", view: View, guess: np.ndarray) -> _Sighting | None:
+    def _looked_closely(self, frame: "_Frame", view: View, guess: np.ndarray, least: float) -> _Sighting | None:
         """Look where ``guess`` has the product, in a picture that shows it straight from the front."""
         rectified = _rectified(frame, view, guess)
         if rectified is None:
@@ -161,15 +165,17 @@ class Search:
         if second.homography is None or second.rejection is not None:
             self.rejections[second.rejection or Rejection.NO_HOMOGRAPHY] += 1
             return None
-        return self._checked(frame, view, to_frame @ second.homography, second.inliers)
+        return self._checked(frame, view, to_frame @ second.homography, second.inliers, least)
 
-    def _checked(self, frame: "_Frame", view: View, homography: np.ndarray, inliers: int) -> _Sighting | None:
-        """A sighting, unless it cannot be or does not look like the product."""
+    def _checked(
+        self, frame: "_Frame", view: View, homography: np.ndarray, inliers: int, least: float
+    ) -> _Sighting | None:
+        """A sighting, unless it cannot be or is the product with less than this probability."""
         rejection = implausible(homography, view)
         if rejection is None and out_of_size(projected(view.corners, homography), frame.gray.shape):
             rejection = Rejection.AREA
         probability = 0.0 if rejection else probability_of(likeness(frame.gray, view, homography))
-        if rejection is None and probability < self.config.min_probability:
+        if rejection is None and probability < least:
             rejection = Rejection.UNLIKE
         if rejection is not None:
             self.rejections[rejection] += 1
@@ -218,7 +224,7 @@ def _shrunk(gray: np.ndarray, short_side: int, interpolation: int) -> np.ndarray
 
 
 def _rectified(frame: _Frame, view: View, homography: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """A picture of the product as from the front, and the (3, 3) map from it to the frame; None where it is too small."""
+    """A picture of the product as from the front, and the (3, 3) map from it to the frame; None where too small."""
     quad = projected(view.corners, homography)
     low, high = view.corners.min(axis=0), view.corners.max(axis=0)
     room = CLOSE_LOOK_ROOM * np.linalg.norm(high - low)

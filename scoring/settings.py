@@ -61,7 +61,7 @@ class ProductConfig:
     product_method: Literal["outline", "hull"] = "outline"
     """outline (the product's own outline by a checked homography), or hull (convex hull of unchecked matches, as
     published)"""
-    min_probability: float = 0.5
+    min_probability: float = 0.25
     """below this calibrated probability that it is the product and no look-alike, a second counts as without it"""
 
 
