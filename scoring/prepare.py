@@ -16,7 +16,7 @@ from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
-from scoring.product import Detection, ProductIndex, View, locate
+from scoring.product import Detection, ProductIndex, Search, View
 from scoring.settings import ProductConfig
 from training.decode import network_input
 
@@ -50,6 +50,8 @@ class Prepared:
     codec: str
     core_seconds: dict[str, float]
     """CPU time by stage: decode, locate"""
+    rejections: dict[str, int] = dataclasses.field(default_factory=dict)
+    """why frames are without the product, see ``scoring.pose.Rejection``"""
 
 
 def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: int) -> Callable[[Request], Prepared]:
@@ -80,7 +82,8 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
                 if views is not None:
                     grays.append(frame.gray(product.working_short_side))
         decoded = time.thread_time()
-        detections = None if views is None else locate(grays, views, product)
+        search = Search(grays, product)
+        detections = None if views is None else search.locate(views)
         return Prepared(
             clip=np.stack(clip),
             detections=detections,
@@ -90,6 +93,7 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
             duration_s=headers.duration_s,
             codec=headers.codec,
             core_seconds={"decode": decoded - started, "locate": locate_s + time.thread_time() - decoded},
+            rejections={str(reason): count for reason, count in search.rejections.items()},
         )
 
     return prepare

@@ -34,7 +34,7 @@ from training.models import ModelSpec, load_checkpoint
 
 log = logging.getLogger(__name__)
 
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
 
@@ -182,6 +182,8 @@ class Tally:
         self.figures: list[dict[str, float]] = []
         """of the examined videos"""
         self.examination_core_seconds = 0.0
+        self.rejections: collections.Counter[str] = collections.Counter()
+        """why the product was not found, of frames and views of products"""
         self.video_minutes = 0.0
         self.started = time.monotonic()
 
@@ -195,6 +197,7 @@ class Tally:
             self.video_minutes += (row["seconds"] or 0) / sample_fps / 60
             for stage in STAGES:
                 self.core_seconds[stage] += row["core_s"][stage] or 0.0
+            self.rejections.update(dict(row["rejections"] or ()))
             if row["figures"]:
                 figures = dict(row["figures"])
                 self.examination_core_seconds += figures.pop(EXAMINATION_CORE_S)
@@ -212,6 +215,7 @@ class Tally:
             "videos": {status.value: self.statuses[status] for status in Status},
             "errors": dict(self.errors),
             "error_examples": self.examples,
+            "product_rejections": dict(self.rejections.most_common()),
             "video_minutes": minutes,
             "videos_per_hour": 3600 * self.done / self.wall_seconds,
             "wall_seconds": self.wall_seconds,
@@ -331,6 +335,7 @@ def check_settings(sampling: SamplingConfig, product: ProductConfig, maps: MapCo
         {
             "--map-noise": maps.map_noise,
             "--working-short-side": product.working_short_side,
+            "--coarse-short-side": product.coarse_short_side,
             "--video-timeout": limits.video_timeout,
             "--video-memory-mb": limits.video_memory_mb,
         }
@@ -340,6 +345,8 @@ def check_settings(sampling: SamplingConfig, product: ProductConfig, maps: MapCo
         raise Refused(f"--match-ratio is {product.match_ratio}, expected a number above 0 and at most 1")
     if product.min_inliers < 4:
         raise Refused(f"--min-inliers is {product.min_inliers}, a homography needs at least 4")
+    if not 0 <= product.min_probability <= 1:
+        raise Refused(f"--min-probability is {product.min_probability}, expected a number from 0 to 1")
 
 
 def _images_of(products: pa.Table) -> Images:

@@ -10,7 +10,7 @@ import pytest
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.video import sample_frames
 from catalog.world.packaging import draw_packaging
-from scoring.product import Detection, ProductIndex, View, locate, locate_in_frame, view_of
+from scoring.product import Detection, ProductIndex, Search, View, locate, view_of
 from scoring.settings import ProductConfig
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -108,16 +108,94 @@ def test_absent_product_is_not_found(product: list[View]):
     assert locate([scene(), scene(seed=4), *others], product) == [None] * 5
 
 
-@pytest.mark.xfail(strict=True, reason="packagings of one layout (frame, foot, barcode) are taken for one another")
 def test_another_packaging_of_the_same_layout_is_not_found():
     views = [view_of(png(draw_packaging(7, 2)))]
     frames = [placed(scene(), draw_packaging(7, other), quad_in(scene(), *UPRIGHT)) for other in (0, 30, 60)]
     assert locate(frames, views) == [None] * 3
 
 
-def test_mirrored_product_is_not_found(product: list[View]):
+def test_product_in_mirrored_footage_is_found_with_its_corners_where_they_are(product: list[View]):
+    frame = placed(scene(), CARD, quad_in(scene(), *POSES["in perspective"]))
+    (found,) = locate([np.ascontiguousarray(frame[:, ::-1])], product)
+    assert found is not None
+    mirrored = np.reshape(POSES["in perspective"], (4, 2)) * (-1, 1) + (1, 0)
+    np.testing.assert_allclose(found.quad, mirrored, atol=0.02)
+
+
+def test_a_mirrored_copy_beside_the_product_is_not_taken_for_it(product: list[View]):
+    both = placed(
+        scene(), np.ascontiguousarray(CARD[:, ::-1]), quad_in(scene(), 0.05, 0.1, 0.45, 0.1, 0.45, 0.4, 0.05, 0.4)
+    )
+    both = placed(both, CARD, quad_in(both, 0.5, 0.5, 0.9, 0.5, 0.9, 0.8, 0.5, 0.8))
+    (found,) = locate([both], product)
+    assert found is not None
+    np.testing.assert_allclose(found.quad, np.reshape((0.5, 0.5, 0.9, 0.5, 0.9, 0.8, 0.5, 0.8), (4, 2)), atol=0.02)
+
+
+@pytest.mark.parametrize("covered", [(0.2, 0.5, 0.8, 0.9), (0.5, 0.1, 0.9, 0.9)])
+def test_half_covered_product_keeps_its_whole_outline_and_is_likely(product: list[View], covered: tuple[float, ...]):
     frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
-    assert locate([np.ascontiguousarray(frame[:, ::-1])], product) == [None]
+    left, top, right, bottom = (round(c * s) for c, s in zip(covered, (480, 640) * 2, strict=True))
+    frame[top:bottom, left:right] = scene(seed=8)[top:bottom, left:right]
+    (found,) = locate([frame], product)
+    assert found is not None
+    assert found.probability is not None
+    assert found.probability > 0.9
+    np.testing.assert_allclose(found.quad, np.reshape(UPRIGHT, (4, 2)), atol=0.02)
+
+
+def test_a_second_that_looks_like_the_one_before_is_searched_once(product: list[View]):
+    shown, noise = placed(scene(), CARD, quad_in(scene(), *UPRIGHT)), np.random.default_rng(0)
+    again = np.clip(shown + noise.integers(-2, 3, shown.shape), 0, 255).astype(np.uint8)
+    moved = placed(scene(), CARD, quad_in(scene(), *UPRIGHT) + (2, 0))
+    search = Search([shown, again, moved], ProductConfig())
+    assert search.frames[0] is search.frames[1] is not search.frames[2]
+    first, second, third = search.locate(product)
+    assert first is not None
+    assert third is not None
+    assert first == second
+    np.testing.assert_allclose((third.quad - first.quad)[:, 0] * 480, 2, atol=0.5)
+
+
+def test_one_search_answers_for_several_products(product: list[View]):
+    frames = [placed(scene(), CARD, quad_in(scene(), *UPRIGHT)), scene()]
+    search, other = Search(frames), [view_of(png(draw_card(31)))]
+    assert search.locate(other) == [None, None]
+    ours, alone = search.locate(product), locate(frames, product)
+    assert [f is not None for f in ours] == [f is not None for f in alone] == [True, False]
+
+
+def test_every_look_that_finds_nothing_is_counted_with_its_reason(product: list[View]):
+    search = Search([scene(), scene(seed=4)])
+    search.locate(product)
+    # two frames as they are, and the first mirrored
+    assert search.rejections == {"few_matches": 3}
+    look_alike = placed(scene(), draw_packaging(7, 30), quad_in(scene(), *UPRIGHT))
+    search = Search([look_alike], ProductConfig(min_inliers=4))
+    assert search.locate([view_of(png(draw_packaging(7, 2)))]) == [None]
+    assert search.rejections["unlike"] > 0
+
+
+def test_a_lone_second_needs_to_be_sure():
+    views = [view_of(png(CARD))]
+    faint = cv2.GaussianBlur(placed(scene(), CARD, quad_in(scene(), *POSES["small"])), (0, 0), 4.0)
+    config = ProductConfig(min_probability=0.0, min_inliers=4)
+    (alone,) = locate([faint], views, config)
+    assert alone is not None
+    assert alone.probability is not None
+    assert alone.probability < 0.9
+    assert locate([scene(), faint, scene(seed=4)], views, config) == [None] * 3
+
+
+def test_the_published_method_gives_the_hull_of_all_matches(product: list[View]):
+    config = ProductConfig(product_method="hull")
+    frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
+    found, absent = locate([frame, np.zeros_like(frame)], product, config)
+    assert absent is None
+    assert found is not None
+    assert found.probability is None
+    assert cv2.isContourConvex((found.outline * 1000).astype(np.int32))
+    assert 0.3 < iou(found, quad_in(frame, *UPRIGHT), frame) < 0.99
 
 
 def test_there_is_one_answer_a_frame_in_order(product: list[View]):
@@ -294,9 +372,9 @@ def test_images_of_other_kinds_are_read(depth: str):
 
 def test_more_inliers_asked_for_than_there_are_find_nothing(product: list[View]):
     frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
-    found = locate_in_frame(frame, product, ProductConfig())
+    (found,) = locate([frame], product)
     assert found is not None
-    assert locate_in_frame(frame, product, ProductConfig(min_inliers=found.inliers * 3)) is None
+    assert locate([frame], product, ProductConfig(min_inliers=found.inliers * 3)) == [None]
 
 
 @pytest.fixture(scope="module")
