@@ -15,6 +15,8 @@ from scoring.sift import Features, root_sift
 REFERENCE_LONG_SIDE_PX = 640
 MIN_REFERENCE_FEATURES = 16
 PLAIN_BACKGROUND_STD = 6.0
+DESCRIPTOR_LEVELS = 255
+"""to which descriptors of catalogue images are rounded: a quarter of the bytes when stored"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
             f"has only {len(features)} features to match, at least {MIN_REFERENCE_FEATURES} are needed; "
             "replace it by a sharp photo that shows the packaging's print"
         )
-    return View(features, polygon, _corners(polygon), gray)
+    descriptors = np.round(features.descriptors * DESCRIPTOR_LEVELS) / np.float32(DESCRIPTOR_LEVELS)
+    return View(dataclasses.replace(features, descriptors=descriptors), polygon, _corners(polygon), gray)
 
 
 def _on_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,11 +54,16 @@ class Prepared:
     """why frames are without the product, see ``scoring.pose.Rejection``"""
 
 
-def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: int) -> Callable[[Request], Prepared]:
-    """The function that prepares one video after another and keeps the products' features between them."""
+def make_prepare(
+    sampling: SamplingConfig, product: ProductConfig, input_size: int, product_cache: str | None = None
+) -> Callable[[Request], Prepared]:
+    """The function that prepares one video after another and keeps the products' features between them.
+
+    product_cache: a folder that keeps them between runs too.
+    """
     cv2.setNumThreads(1)
     keep_freed_memory()
-    index = ProductIndex(product)
+    index = ProductIndex(product, folder=product_cache)
 
     def prepare(request: Request) -> Prepared:
         started = time.thread_time()

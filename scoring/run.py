@@ -240,6 +240,7 @@ def run_scoring(
     save_maps: bool,
     resources: Resources,
     on_progress: Callable[[Tally], None],
+    product_cache: str | None = None,
 ) -> Tally:
     """Score what the plan leaves to do."""
     plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
@@ -259,6 +260,7 @@ def run_scoring(
             resources,
             save_maps,
             plan.sample,
+            product_cache,
         )
         for rows in _tally_rows(graph):
             tally.add(rows, sampling.sample_fps)

@@ -1,5 +1,6 @@
 """A product warped by a known homography is found where it is, and never where it is not."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -152,8 +153,9 @@ def test_a_second_that_looks_like_the_one_before_is_searched_once(product: list[
     assert search.frames[0] is search.frames[1] is not search.frames[2]
     first, second, third = search.locate(product)
     assert first is not None
+    assert second is not None
     assert third is not None
-    assert first == second
+    np.testing.assert_array_equal(first.quad, second.quad)
     np.testing.assert_allclose((third.quad - first.quad)[:, 0] * 480, 2, atol=0.5)
 
 
@@ -357,6 +359,33 @@ def test_the_index_keeps_no_more_products_than_its_capacity():
     assert [name in index for name in ("a", "b", "c")] == [False, True, True]
 
 
+def test_views_are_kept_between_runs_and_give_the_same_detections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = str(tmp_path / "views")
+    outline = [10.0, 10, 340, 10, 340, 430, 10, 430]
+    made = ProductIndex(folder=folder).add("p1", [png(CARD), png(CARD)], [None, outline])
+    assert len(list((tmp_path / "views").iterdir())) == 2
+    monkeypatch.setattr("scoring.product_index.view_of", None)  # whoever computes again fails
+    kept = ProductIndex(folder=folder).add("another product", [png(CARD), png(CARD)], [None, outline])
+    frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
+    for before, after in zip(made, kept, strict=True):
+        (first,), (second,) = locate([frame], [before]), locate([frame], [after])
+        assert first is not None
+        assert second is not None
+        np.testing.assert_array_equal(first.quad, second.quad)
+        assert (first.inliers, first.probability) == (second.inliers, second.probability)
+
+
+def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path):
+    folder = str(tmp_path)
+    ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:1000])
+    (view,) = ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
+    assert len(view.features) >= 16
+    assert kept.read_bytes() == whole
+
+
 @pytest.mark.parametrize("depth", ["grey", "16 bit", "jpeg"])
 def test_images_of_other_kinds_are_read(depth: str):
     bgr = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR)
@@ -399,6 +428,31 @@ def test_book_on_a_shelf_is_found_in_every_second_where_it_is(labels: list[dict]
     for frame, detection in zip(label["frames"], found, strict=False):
         assert detection is not None, frame["t"]
         assert iou(detection, np.reshape(frame["quad"], (4, 2)), canvas) >= 0.9, frame["t"]
+
+
+@pytest.mark.parametrize(
+    ("video", "least", "least_iou"),
+    [
+        ("visp/video-postcard.mp4", 7, 0.95),
+        ("visp/tutorial_tracking_keypoint_video-postcard.mp4", 3, 0.95),
+        ("opencv_box/box.mp4", 14, 0.9),
+        ("visp/cube_video.mp4", 16, 0.9),
+    ],
+)
+def test_real_products_are_found_where_they_were_labelled(labels: list[dict], video: str, least: int, least_iou: float):
+    label, found = real_product(labels, video)
+    overlaps = []
+    for frame, detection in zip(label["frames"], found, strict=False):
+        if frame["state"] == "covered" and frame["t"] not in (6, 11, 14):  # a third of the mug shows in these
+            assert detection is None, frame["t"]
+        elif frame["state"] == "visible" and detection is not None:
+            width, height = label["size"]
+            clipped = np.clip(detection.outline * (width, height), 0, (width - 1, height - 1)) / (width, height)
+            shown = dataclasses.replace(detection, outline=clipped)
+            canvas = np.zeros((height, width, 3), np.uint8)
+            overlaps.append(iou(shown, np.reshape(frame["polygon_clipped"], (-1, 2)), canvas))
+    assert len(overlaps) >= least
+    assert np.median(overlaps) >= least_iou
 
 
 def test_book_covered_by_a_film_is_never_found(labels: list[dict]):

@@ -36,6 +36,8 @@ def main(config: ScoreConfig) -> int:
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
         settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos,
     )  # fmt: skip
+    if config.product_cache is not None:
+        storage.check_writable(storage.absolute(config.product_cache))
     console.print(
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
@@ -77,7 +79,7 @@ def _score(
         try:
             tally = run_scoring(
                 plan, model, provenance, config.sampling, config.product, config.maps, config.limits,
-                config.save_maps, resources, on_progress,
+                config.save_maps, resources, on_progress, None if config.product_cache is None else storage.absolute(config.product_cache),
             )  # fmt: skip
         finally:
             progress.close()
