@@ -87,16 +87,19 @@ def placed(background: np.ndarray, front: np.ndarray, product: int, pose: Pose, 
     alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)[:, :, None] / 255
     if pose.occluded:
         alpha[_covered(alpha[:, :, 0] > 0.5, pose.occluded, rng)] = 0
-    canvas = cv2.copyMakeBorder(background, *(max(size),) * 4, cv2.BORDER_REPLICATE)
-    part = canvas[max(size) + top :, max(size) + left :][: size[1], : size[0]]
+    room = max(size)
+    canvas = cv2.copyMakeBorder(background, room, room, room, room, cv2.BORDER_REPLICATE)
+    part = canvas[room + top :, room + left :][: size[1], : size[0]]
     light = rng.uniform(0.75, 1.2) + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, size[0])[None, :, None]
     part[:] = (part * (1 - alpha) + (print_ * light).clip(0, 255) * alpha).astype(np.uint8)
-    frame = canvas[max(size) : max(size) + HEIGHT, max(size) : max(size) + WIDTH].astype(np.float32)
+    frame = canvas[room : room + HEIGHT, room : room + WIDTH].astype(np.float32)
     if pose.blur_px:
         frame = cv2.GaussianBlur(frame, (0, 0), pose.blur_px)
     frame = (frame + rng.normal(0, NOISE_STD, frame.shape)).clip(0, 255).astype(np.uint8)
     jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return Composite(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), quad / (WIDTH, HEIGHT), product)
+    shown = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert shown is not None
+    return Composite(shown, quad / (WIDTH, HEIGHT), product)
 
 
 def _covered(face: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

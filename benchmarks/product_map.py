@@ -70,9 +70,10 @@ class Counts:
         return 1e3 * self.core_s / max(self.frames, 1)
 
     def __add__(self, other: "Counts") -> "Counts":
-        both = (self, other)
         return Counts(
-            *(sum(getattr(c, name) for c in both) for name in ("frames", "hits", "false")),
+            self.frames + other.frames,
+            self.hits + other.hits,
+            self.false + other.false,
             self.ious + other.ious,
             self.core_s + other.core_s,
         )

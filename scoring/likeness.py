@@ -26,7 +26,7 @@ class Print:
     window: float
     """side of the windows that are compared, of the product's shorter side"""
     lack: float
-    """by which what the likeness lacks to 1 is multiplied: fine print agrees less in true pairs and look-alikes alike"""
+    """by which what the likeness lacks to 1 is multiplied: fine print agrees less, in products and look-alikes alike"""
 
 
 COARSE_PRINT = Print(grid_px=128, slack_px=1.0, width_px=3.0, window=0.12, lack=1.0)
@@ -90,7 +90,7 @@ def _same_grid(
     inside = cv2.warpPerspective(
         np.ones(gray.shape, np.uint8), to_frame, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     )
-    mask = cv2.fillPoly(np.zeros(size[::-1], np.uint8), [polygon], 1) & inside
+    mask = cv2.bitwise_and(cv2.fillPoly(np.zeros(size[::-1], np.uint8), [polygon], 1), inside)
     seen, expected = _averaged(gray, to_frame, size, zoom / scale), _averaged(view.picture, to_view, size, 1 / scale)
     return _print(seen, of), _print(expected, of), mask
 

@@ -161,7 +161,7 @@ def catalogue_of(videos_uri: str, products_uri: str | None) -> tuple[pa.Table, I
             )
         return videos, {}
     check_references(videos, products, videos_uri, products_uri or "")
-    return videos, _images_of(products)
+    return videos, images_of(products)
 
 
 def sampled(video_ids: list[str], at_most: int, seed: int = 0) -> frozenset[str]:
@@ -351,7 +351,7 @@ def check_settings(sampling: SamplingConfig, product: ProductConfig, maps: MapCo
         raise Refused(f"--min-probability is {product.min_probability}, expected a number from 0 to 1")
 
 
-def _images_of(products: pa.Table) -> Images:
+def images_of(products: pa.Table) -> Images:
     outlines = products["image_outlines"].to_pylist() if "image_outlines" in products.column_names else None
     rows = zip(products["product_id"].to_pylist(), products["image_uris"].to_pylist(), strict=True)
     return {

@@ -110,7 +110,7 @@ def _extrema(octave: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, n
     places = []
     for layer in range(1, LAYERS + 1):
         largest = cv2.max(cv2.max(size[layer - 1], size[layer]), size[layer + 1])
-        largest = cv2.max(cv2.dilate(largest, _CUBE), UNITS_A_LEVEL * 0.5 * CONTRAST)
+        largest = cv2.max(cv2.dilate(largest, _CUBE), UNITS_A_LEVEL * 0.5 * CONTRAST)  # pyright: ignore
         is_extremum = cv2.compare(size[layer], largest, cv2.CMP_GE)
         if mask is not None:
             is_extremum = cv2.bitwise_and(is_extremum, mask)

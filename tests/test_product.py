@@ -148,7 +148,7 @@ def test_half_covered_product_keeps_its_whole_outline_and_is_likely(product: lis
 def test_a_second_that_looks_like_the_one_before_is_searched_once(product: list[View]):
     shown, noise = placed(scene(), CARD, quad_in(scene(), *UPRIGHT)), np.random.default_rng(0)
     again = np.clip(shown + noise.integers(-2, 3, shown.shape), 0, 255).astype(np.uint8)
-    moved = placed(scene(), CARD, quad_in(scene(), *UPRIGHT) + (2, 0))
+    moved = placed(scene(), CARD, quad_in(scene(), *UPRIGHT) + np.array([2, 0]))
     search = Search([shown, again, moved], ProductConfig())
     assert search.frames[0] is search.frames[1] is not search.frames[2]
     first, second, third = search.locate(product)
