@@ -8,88 +8,35 @@ benchmarks/practitioner.py: OpenCV SIFT at 640 px, brute-force matching, RANSAC.
 """
 
 import argparse
-import collections
 import dataclasses
-import itertools
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks.composites import SWEEPS, Composite, Pose, composites, packaging, recoloured, retitled
-from benchmarks.cpu_time import cpu_model
 from benchmarks.labelled_videos import DATA, Case, iou, made_up_cases, real_cases, short_form_videos
-from benchmarks.practitioner import PlainProduct
+from benchmarks.practitioner import PlainProduct, sampled
+from benchmarks.product_map_tables import HIT_IOU, Counts, Results, print_calibration, print_costs, print_results
 from catalog.isolation import IsolatedWorker
+from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames
 from catalog.world.config import WorldConfig
 from catalog.world.scene import draw_background
-from scoring.likeness import MIN_UNLIKENESS, likeness
-from scoring.prepare import keep_freed_memory
-from scoring.product import Detection, Search, View
+from scoring.likeness import likeness
+from scoring.prepare import Request, keep_freed_memory, make_prepare
+from scoring.product import ProductIndex, Search, View
 from scoring.settings import ProductConfig
 
 TIMEOUT_S = 7200.0
 PRODUCTS = 20
 RESOLUTIONS_PX = (224, 256, 288, 320, 360)
 """short side at which the whole frame is searched"""
-HIT_IOU = 0.5
 SEED = 1
-
-
-@dataclass
-class Counts:
-    frames: int = 0
-    hits: int = 0
-    """found where the product is"""
-    false: int = 0
-    """found elsewhere, or where it is not at all"""
-    ious: list[float] = field(default_factory=list)
-    core_s: float = 0.0
-
-    def add(self, detections: Sequence[Detection | None], quads: Sequence[np.ndarray | None], core_s: float) -> None:
-        self.core_s += core_s
-        for detection, quad in zip(detections, quads, strict=True):
-            self.frames += 1
-            overlap = 0.0 if detection is None or quad is None else iou(detection.outline, quad)
-            self.hits += overlap >= HIT_IOU
-            self.false += detection is not None and overlap < HIT_IOU
-            if overlap >= HIT_IOU:
-                self.ious.append(overlap)
-
-    @property
-    def ms(self) -> float:
-        return 1e3 * self.core_s / max(self.frames, 1)
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.frames + other.frames,
-            self.hits + other.hits,
-            self.false + other.false,
-            self.ious + other.ious,
-            self.core_s + other.core_s,
-        )
-
-
-@dataclass
-class Results:
-    by_pose: dict[tuple[str, Pose, str], Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
-    """keys: sweep, pose, way"""
-    look_alikes: dict[str, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
-    videos: dict[tuple[str, str], Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
-    """keys: group, way"""
-    absent: Counts = field(default_factory=Counts)
-    rejections: collections.Counter[str] = field(default_factory=collections.Counter)
-    evidence: list[tuple[float, bool]] = field(default_factory=list)
-    """likeness, and whether it is the product; only for --calibrate"""
 
 
 def ways(quick: bool) -> dict[str, ProductConfig]:
@@ -109,7 +56,7 @@ def searched(frames: Sequence[np.ndarray], views: Sequence[View], config: Produc
     return found, time.process_time() - began, search
 
 
-def plainly_found(pictures: Sequence[np.ndarray], product: PlainProduct) -> tuple[int, float]:
+def plainly_found(pictures: Iterable[np.ndarray], product: PlainProduct) -> tuple[int, float]:
     began = time.process_time()
     found = sum(product.found_in(picture, 112) is not None for picture in pictures)
     return found, time.process_time() - began
@@ -203,6 +150,35 @@ def measure_cost_of_absence(results: Results, views: list[View], plain: PlainPro
         results.videos["false: real, other video", "plain SIFT"] += Counts(len(pictures), 0, hits, core_s=core_s)
 
 
+def measure_prepare(results: Results, front: np.ndarray) -> None:
+    """PREPARE of the scoring job beside decoding and search of the practitioner's script, on the same videos."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = plain_product(Path(folder), front)
+        prepare = make_prepare(SamplingConfig(), ProductConfig(), 112)
+        for path in short_form_videos():
+            prepared = prepare(Request(str(path), "front", (f"{folder}/front.png",)))
+            for stage, core_s in prepared.core_seconds.items():
+                results.prepare["ours", stage] += core_s
+            began = time.process_time()
+            frames = sampled(str(path))
+            results.prepare["plain", "decode"] += time.process_time() - began
+            results.prepare["plain", "locate"] += plainly_found(frames, plain)[1]
+            results.prepare_minutes += len(prepared.clip) / 60
+
+
+def measure_index(results: Results, products: Sequence[np.ndarray]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        images = [cv2.imencode(".jpg", cv2.cvtColor(front, cv2.COLOR_RGB2BGR))[1].tobytes() for front in products]
+        for name in ("build", "look up"):
+            index = ProductIndex(folder=folder)
+            began = time.process_time()
+            for number, image in enumerate(images):
+                index.add(str(number), [image], [None])
+            results.index[f"{name}, core-ms a product"] = 1e3 * (time.process_time() - began) / len(images)
+        stored = sum(file.stat().st_size for file in Path(folder).iterdir())
+        results.index["bytes a product"] = stored / len(images)
+
+
 def measured(arguments: tuple[bool]) -> Results:
     """In the child, which has one thread and the memory settings of the scoring job's PREPARE."""
     (quick,) = arguments
@@ -223,6 +199,8 @@ def measured(arguments: tuple[bool]) -> Results:
         measure_absent(results, references + list(views.values()) + strangers, quick)
         with tempfile.TemporaryDirectory() as folder:
             measure_cost_of_absence(results, views[0], plain_product(Path(folder), fronts[0]), quick)
+        measure_prepare(results, fronts[0])
+    measure_index(results, [*fronts.values(), *(packaging(SEED + 3, p)[0] for p in range(0 if quick else 80))])
     return results
 
 
@@ -256,90 +234,6 @@ def calibration(arguments: tuple[int]) -> list[tuple[float, bool]]:
     return evidence
 
 
-def print_calibration(console: Console, evidence: list[tuple[float, bool]]) -> None:
-    likenesses, is_product = (np.array(values) for values in zip(*evidence, strict=True))
-    logarithms = np.log(np.maximum(1 - likenesses, MIN_UNLIKENESS))[:, None]
-    model = LogisticRegression(C=1e3).fit(logarithms, is_product)
-    probabilities = model.predict_proba(logarithms)[:, 1]
-    console.print(
-        f"CALIBRATION = ({-model.coef_[0, 0]:.2f}, {-model.intercept_[0]:.2f}): {is_product.sum()} fits of the "
-        f"product, {(~is_product).sum()} of look-alikes; Brier {np.mean((probabilities - is_product) ** 2):.4f}"
-    )
-    table = Table(title="calibration")
-    for column in ("probability", "fits", "of the product"):
-        table.add_column(column, justify="right")
-    edges = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0001)
-    for low, high in itertools.pairwise(edges):
-        within = (probabilities >= low) & (probabilities < high)
-        share = f"{is_product[within].mean():.3f}" if within.any() else "-"
-        table.add_row(f"{low:g} to {min(high, 1):g}", str(within.sum()), share)
-    console.print(table)
-
-
-def rows_of_poses(results: Results) -> Iterator[list[Any]]:
-    names = [*dict.fromkeys(way for _, _, way in results.by_pose)]
-    for sweep, poses in SWEEPS.items():
-        for pose in poses:
-            cells = [results.by_pose[sweep, pose, way] for way in names]
-            value = {"share of frame": pose.share, "blur, px": pose.blur_px, "tilt, degrees": pose.tilt_degrees}
-            ours = cells[names.index("ours")]
-            yield [
-                f"{sweep} {value.get(sweep, pose.occluded):g}",
-                *(f"{c.hits / max(c.frames, 1):.2f}" for c in cells),
-                f"{ours.hits / max(ours.hits + ours.false, 1):.2f}",
-                f"{np.median(ours.ious):.3f}" if ours.ious else "-",
-            ]
-
-
-def print_results(console: Console, results: Results) -> None:
-    names = [*dict.fromkeys(way for _, _, way in results.by_pose)]
-    table = Table(title=f"composites: recall; precision and median IoU of ours. {cpu_model()}")
-    for column in ("", *names, "precision", "IoU"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in rows_of_poses(results):
-        table.add_row(*row)
-    console.print(table)
-
-    table = Table(title="videos: seconds found of seconds; IoU median of ours")
-    groups = sorted({group for group, _ in results.videos})
-    for column in ("", *names, "IoU"):
-        table.add_column(column, justify="left" if not column else "right")
-    for group in groups:
-        cells = [results.videos[group, way] for way in names]
-        ours = results.videos[group, "ours"]
-        found = [f"{c.false if group.startswith('false') else c.hits}/{c.frames}" for c in cells]
-        table.add_row(group, *found, f"{np.median(ours.ious):.3f}" if ours.ious else "-")
-    console.print(table)
-    console.print(
-        f"product-absent seconds (other products in the short-form videos): {results.absent.false} false of "
-        f"{results.absent.frames}"
-    )
-    for kind, counts in results.look_alikes.items():
-        console.print(f"look-alikes, {kind}: taken for the product in {counts.false} of {counts.frames}")
-    console.print(f"why not found: {dict(results.rejections.most_common())}")
-
-    table = Table(title="core-ms a frame, and recall over all composites and labelled seconds")
-    for column in ("way", "composites", "known videos", "other videos", "all", "plain / this", "recall"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    totals = {way: _totals(results, way) for way in names}
-    plain = totals["plain SIFT"][3].ms
-    for way, parts in totals.items():
-        shown = parts[0] + sum((c for (g, w), c in results.videos.items() if w == way and "false" not in g), Counts())
-        costs = [f"{part.ms:.1f}" for part in parts]
-        recall = f"{shown.hits / max(shown.frames, 1):.3f}"
-        table.add_row(way, *costs, f"{plain / max(parts[3].ms, 1e-9):.2f}", recall)
-    console.print(table)
-
-
-def _totals(results: Results, way: str) -> tuple[Counts, Counts, Counts, Counts]:
-    """Composites, videos of known seconds, other videos, and the three together, each weighing a third."""
-    made = sum((c for (_, _, w), c in results.by_pose.items() if w == way), Counts())
-    labelled = sum((c for (g, w), c in results.videos.items() if w == way and "other video" not in g), Counts())
-    other = results.videos.get(("false: real, other video", way), Counts())
-    parts = [part for part in (made, labelled, other) if part.frames]
-    return made, labelled, other, Counts(1, core_s=sum(part.ms for part in parts) / len(parts) / 1e3)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer frames, one resolution: two minutes")
@@ -351,7 +245,9 @@ def main() -> None:
             print_calibration(console, worker.call((PRODUCTS,), TIMEOUT_S))
         return
     with IsolatedWorker("benchmarks.product_map:measured") as worker:
-        print_results(console, worker.call((arguments.quick,), TIMEOUT_S))
+        results = worker.call((arguments.quick,), TIMEOUT_S)
+    print_results(console, results)
+    print_costs(console, results)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
     data = np.frombuffer(image, np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if image else None
     if pixels is not None and pixels.shape[2:] != (4,):  # this flag alone keeps alpha, the others alone turn upright
+        del pixels  # before the next: some catalogues have images of 20,000 px
         pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if pixels is None:
         raise ValueError("is not an image that can be read")
