@@ -1,12 +1,15 @@
 """A product warped by a known homography is found where it is, and never where it is not."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.video import sample_frames
@@ -303,6 +306,7 @@ def test_half_the_packaging_given_as_outline_finds_that_half():
 UNUSABLE = {
     "empty file": (b"", "not an image"),
     "text": (b"<html>404</html>", "not an image"),
+    "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "not an image"),
     "half a file": (png(CARD)[:60], "not an image"),
     "white": (png(np.full((300, 300, 3), 255, np.uint8)), "0 features.*sharp photo"),
     "one colour, transparent": (png(np.full((300, 300, 4), (200, 30, 30, 0), np.uint8)), "features.*sharp photo"),
@@ -386,14 +390,26 @@ def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path):
     assert kept.read_bytes() == whole
 
 
-@pytest.mark.parametrize("depth", ["grey", "16 bit", "jpeg"])
-def test_images_of_other_kinds_are_read(depth: str):
-    bgr = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR)
+def saved(image: Image.Image, form: str, **options: Any) -> np.ndarray:
+    content = io.BytesIO()
+    image.save(content, form, **options)
+    return np.frombuffer(content.getvalue(), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["grey", "16 bit", "jpeg", "cmyk", "palette", "animated", "20,000 px"])
+def test_images_of_other_kinds_are_read(kind: str):
+    bgr, image = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR), Image.fromarray(CARD)
+    strip = np.full((6000, 20_000), 255, np.uint8)
+    strip[500:5500, 500:4500] = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), (4000, 5000))
     content = {
         "grey": cv2.imencode(".png", cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))[1],
         "16 bit": cv2.imencode(".png", bgr.astype(np.uint16) * 257)[1],
         "jpeg": cv2.imencode(".jpg", bgr)[1],
-    }[depth].tobytes()
+        "cmyk": saved(image.convert("CMYK"), "JPEG"),
+        "palette": saved(image.convert("P"), "PNG"),
+        "animated": saved(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)]),
+        "20,000 px": cv2.imencode(".jpg", strip)[1],
+    }[kind].tobytes()
     (found,) = locate([placed(scene(), CARD, quad_in(scene(), *UPRIGHT))], [view_of(content)])
     assert found is not None
     np.testing.assert_allclose(found.quad, np.reshape(UPRIGHT, (4, 2)), atol=0.02)
