@@ -49,9 +49,14 @@ def ways(quick: bool) -> dict[str, ProductConfig]:
     }
 
 
-def searched(frames: Sequence[np.ndarray], views: Sequence[View], config: ProductConfig) -> tuple[list, float, Search]:
+def searched(
+    frames: Sequence[np.ndarray],
+    views: Sequence[View],
+    config: ProductConfig,
+    colours: Sequence[np.ndarray] | None = None,
+) -> tuple[list, float, Search]:
     began = time.process_time()
-    search = Search(frames, config)
+    search = Search(frames, config, colours)
     found = search.locate(views)
     return found, time.process_time() - began, search
 
@@ -74,6 +79,11 @@ def gray(composite: Composite) -> np.ndarray:
     return cv2.cvtColor(composite.frame, cv2.COLOR_RGB2GRAY)
 
 
+def small(composite: Composite) -> np.ndarray:
+    """What PREPARE has of a frame in colour: the model's input."""
+    return cv2.resize(composite.frame, (112, 112), interpolation=cv2.INTER_AREA)
+
+
 def plain_product(folder: Path, front: np.ndarray) -> PlainProduct:
     path = folder / "front.png"
     cv2.imwrite(str(path), cv2.cvtColor(front, cv2.COLOR_RGB2BGR))
@@ -89,7 +99,7 @@ def measure_composites(results: Results, fronts: dict[int, np.ndarray], views: d
             for number, made in enumerate(composites(SEED, pose, fronts, behind, 10 if quick else 60)):
                 frame = gray(made)
                 for way, config in ways(quick).items():
-                    found, core_s, _ = searched([frame], views[made.product], config)
+                    found, core_s, _ = searched([frame], views[made.product], config, [small(made)])
                     results.by_pose[sweep, pose, way].add(found, [made.quad], core_s)
                 if number % 3 == 0:
                     hits, core_s = plainly_found([made.frame], plain[made.product])
@@ -108,7 +118,7 @@ def measure_look_alikes(results: Results, fronts: dict[int, np.ndarray], views: 
         others = {product: other(product) for product in fronts}
         for share in (0.05, 0.10, 0.20):
             for made in composites(SEED + 1, Pose(share=share), others, behind, 10 if quick else 40):
-                found, core_s, _ = searched([gray(made)], views[made.product], ProductConfig())
+                found, core_s, _ = searched([gray(made)], views[made.product], ProductConfig(), [small(made)])
                 results.look_alikes[kind].add(found, [None], core_s)
 
 

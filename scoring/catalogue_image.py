@@ -13,6 +13,7 @@ import numpy as np
 from scoring.sift import Features, root_sift
 
 REFERENCE_LONG_SIDE_PX = 640
+COLOURS_LONG_SIDE_PX = 64
 MIN_REFERENCE_FEATURES = 16
 PLAIN_BACKGROUND_STD = 6.0
 DESCRIPTOR_LEVELS = 255
@@ -30,6 +31,8 @@ class View:
     """(4, 2) float32, the smallest rectangle round the outline, clockwise from the top left"""
     picture: np.ndarray
     """uint8 (H, W), what the features were taken from"""
+    colours: np.ndarray | None
+    """uint8 (h, w, 3) RGB, the same small; None where the image is grey"""
 
     @functools.cached_property
     def mirrored(self) -> "View":
@@ -40,7 +43,8 @@ class View:
             return np.column_stack([last - points[:, 0], points[:, 1]]).astype(np.float32)
 
         features, picture = self.features.mirrored(last), np.ascontiguousarray(self.picture[:, ::-1])
-        return View(features, turned(self.outline), turned(self.corners), picture)
+        colours = None if self.colours is None else np.ascontiguousarray(self.colours[:, ::-1])
+        return View(features, turned(self.outline), turned(self.corners), picture, colours)
 
 
 def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
@@ -73,7 +77,18 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
             "replace it by a sharp photo that shows the packaging's print"
         )
     descriptors = np.round(features.descriptors * DESCRIPTOR_LEVELS) / np.float32(DESCRIPTOR_LEVELS)
-    return View(dataclasses.replace(features, descriptors=descriptors), polygon, _corners(polygon), gray)
+    return View(
+        dataclasses.replace(features, descriptors=descriptors), polygon, _corners(polygon), gray, _small_colours(pixels)
+    )
+
+
+def _small_colours(pixels: np.ndarray) -> np.ndarray | None:
+    if pixels.ndim == 2:
+        return None
+    scale = COLOURS_LONG_SIDE_PX / max(pixels.shape[:2])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels[:, :, :3], size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
 
 
 def _on_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

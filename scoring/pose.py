@@ -40,6 +40,7 @@ class Rejection(StrEnum):
     NOT_SPREAD = "not_spread"
     UNLIKE = "unlike"
     """the frame does not look like the catalogue image there"""
+    OTHER_COLOURS = "other_colours"
     ALONE = "alone"
     """not sure, and in no neighbouring second"""
 

@@ -87,7 +87,7 @@ def make_prepare(
                 if views is not None:
                     grays.append(frame.gray(product.working_short_side))
         decoded = time.thread_time()
-        search = Search(grays, product)
+        search = Search(grays, product, clip)
         detections = None if views is None else search.locate(views)
         return Prepared(
             clip=np.stack(clip),

@@ -7,12 +7,14 @@ projected into the frame. Kernel code: numpy and OpenCV alone.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 
 from scoring.catalogue_image import View, view_of
+from scoring.colours import colour_agreement
 from scoring.likeness import likeness, probability_of
 from scoring.pose import Rejection, fit, hull_of_matches, implausible, out_of_size, projected
 from scoring.product_index import ProductIndex
@@ -36,6 +38,9 @@ SURE = 0.9
 """probability with which a second is believed that has no neighbour with the product"""
 BESIDE_SURE = 0.05
 """probability that is enough in a second beside a sure one, where the same thing is in sight"""
+COLOUR_AGREEMENT = 0.0
+"""below this correlation of colours it is another product with the same print; low, for half may be covered"""
+COLOURS_PX = 112
 THUMBNAIL_PX = 48
 SAME_LEVELS = 3
 """grey levels by which thumbnails of the same picture may differ anywhere"""
@@ -67,26 +72,36 @@ class _Sighting:
 
 
 def locate(
-    frames: Iterable[np.ndarray], product: Sequence[View], config: ProductConfig | None = None
+    frames: Iterable[np.ndarray],
+    product: Sequence[View],
+    config: ProductConfig | None = None,
+    colours: Iterable[np.ndarray] | None = None,
 ) -> list[Detection | None]:
     """Look for a product in the frames of a video.
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
-    ``ProductIndex``. Returns one entry a frame, in order: a Detection, or None where it was not found. Of several
-    copies of the product in a frame the one with most matches is found.
+    ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small and squashed as they may be;
+    without them, products of the same print in other colours are taken for one another. Returns one entry a frame, in
+    order: a Detection, or None where it was not found. Of several copies in a frame the one with most matches is found.
     """
-    return Search(frames, config).locate(product)
+    return Search(frames, config, colours).locate(product)
 
 
 class Search:
     """The sampled frames of one video, whose features are computed once, however many products are looked for."""
 
-    def __init__(self, frames: Iterable[np.ndarray], config: ProductConfig | None = None):
+    def __init__(
+        self,
+        frames: Iterable[np.ndarray],
+        config: ProductConfig | None = None,
+        colours: Iterable[np.ndarray] | None = None,
+    ):
+        """As of ``locate``."""
         self.config = config or ProductConfig()
         self.frames: list[_Frame] = []
         """a second that looks like the one before shares its frame"""
-        for pixels in frames:
-            frame = _Frame(pixels, self.config)
+        for pixels, small in zip(frames, itertools.repeat(None) if colours is None else colours, strict=False):
+            frame = _Frame(pixels, small, self.config)
             before = self.frames[-1] if self.frames else None
             self.frames.append(before if before is not None and before.looks_like(frame) else frame)
         self.rejections: collections.Counter[str] = collections.Counter()
@@ -177,10 +192,18 @@ class Search:
         probability = 0.0 if rejection else probability_of(likeness(frame.gray, view, homography))
         if rejection is None and probability < least:
             rejection = Rejection.UNLIKE
+        if rejection is None and not self._same_colours(frame, view, homography):
+            rejection = Rejection.OTHER_COLOURS
         if rejection is not None:
             self.rejections[rejection] += 1
             return None
         return _Sighting(view, homography, inliers, probability)
+
+    def _same_colours(self, frame: "_Frame", view: View, homography: np.ndarray) -> bool:
+        if frame.colours is None:
+            return True
+        agreement = colour_agreement(frame.colours, view, homography, frame.gray.shape[::-1])
+        return agreement is None or agreement >= COLOUR_AGREEMENT
 
     def _hull(self, frame: "_Frame", product: Sequence[View]) -> Detection | None:
         hulls = [hull_of_matches(frame.features, view) for view in product]
@@ -195,7 +218,10 @@ class Search:
 class _Frame:
     """A frame at the working size, and the features of its coarse copy."""
 
-    def __init__(self, pixels: np.ndarray, config: ProductConfig):
+    def __init__(self, pixels: np.ndarray, colours: np.ndarray | None, config: ProductConfig):
+        if colours is None and pixels.ndim == 3:
+            colours = cv2.resize(pixels, (COLOURS_PX, COLOURS_PX), interpolation=cv2.INTER_AREA)
+        self.colours = colours
         gray = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         self.gray = _shrunk(gray, config.working_short_side, cv2.INTER_AREA)
         self.coarse = _shrunk(self.gray, config.coarse_short_side, cv2.INTER_AREA)

@@ -89,6 +89,7 @@ def packed(view: View) -> bytes:
         outline=view.outline,
         corners=view.corners,
         picture=picture,
+        colours=np.empty(0, np.uint8) if view.colours is None else view.colours,
     )
     return content.getvalue()
 
@@ -102,4 +103,5 @@ def unpacked(content: bytes) -> View:
         picture = cv2.imdecode(stored["picture"], cv2.IMREAD_GRAYSCALE)
         if picture is None:
             raise ValueError("holds no picture")
-        return View(features, stored["outline"], stored["corners"], picture)
+        colours = stored["colours"] if stored["colours"].size else None
+        return View(features, stored["outline"], stored["corners"], picture, colours)

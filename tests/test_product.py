@@ -118,6 +118,31 @@ def test_another_packaging_of_the_same_layout_is_not_found():
     assert locate(frames, views) == [None] * 3
 
 
+def turned_colours(pixels: np.ndarray, degrees: int) -> np.ndarray:
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    hsv[:, :, 0] = (hsv[:, :, 0].astype(int) + degrees // 2) % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def test_the_same_print_in_other_colours_is_not_found_where_colours_are_known():
+    packaging, background = draw_packaging(7, 2), scene()
+    views, quad = [view_of(png(packaging))], quad_in(scene(), *UPRIGHT)
+    other = placed(background, turned_colours(packaging, 120), quad)
+    assert locate([other], views) == [None]
+    gray, small = cv2.cvtColor(other, cv2.COLOR_RGB2GRAY), cv2.resize(other, (112, 112), interpolation=cv2.INTER_AREA)
+    assert locate([gray], views, colours=[small]) == [None]
+    assert locate([gray], views) != [None]
+
+
+@pytest.mark.parametrize("light", [(1.15, 1.0, 0.8), (0.8, 1.0, 1.2)])
+def test_light_of_another_colour_does_not_hide_the_product(light: tuple[float, float, float]):
+    packaging = draw_packaging(7, 2)
+    frame = placed(scene(), packaging, quad_in(scene(), *UPRIGHT)) * np.array(light)
+    grey = cv2.cvtColor(placed(scene(), packaging, quad_in(scene(), *UPRIGHT)), cv2.COLOR_RGB2GRAY)
+    frames = [frame.clip(0, 255).astype(np.uint8), cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)]
+    assert None not in locate(frames, [view_of(png(packaging))])
+
+
 def test_product_in_mirrored_footage_is_found_with_its_corners_where_they_are(product: list[View]):
     frame = placed(scene(), CARD, quad_in(scene(), *POSES["in perspective"]))
     (found,) = locate([np.ascontiguousarray(frame[:, ::-1])], product)
