@@ -80,7 +80,7 @@ def locate(
     """Look for a product in the frames of a video.
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
-    ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small and squashed as they may be;
+    ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small, squashed or not;
     without them, products of the same print in other colours are taken for one another. Returns one entry a frame, in
     order: a Detection, or None where it was not found. Of several copies in a frame the one with most matches is found.
     """
