@@ -10,6 +10,7 @@ from scoring.catalogue_image import View
 
 GRID_PX = 24
 SLACK_PX = 1.5
+MIN_CELLS = 20
 DARK = 10.0
 """grey levels, added so that the colour of dark pixels, which is noise, counts little"""
 MIN_SPREAD = 0.04
@@ -21,7 +22,8 @@ MIN_SPREAD_SEEN = 0.15
 def colour_agreement(
     colours: np.ndarray, view: View, homography: np.ndarray, frame_size: tuple[float, float]
 ) -> float | None:
-    """Correlation, -1 to 1, of the chromaticities of frame and photo over the product; None where either has none.
+    """Correlation, -1 to 1, of the chromaticities of frame and photo over the product or the half of it that agrees
+    best; None where either has no colours.
 
     Each side's own median is taken out first, so that light of another colour changes nothing.
     colours: uint8 (h, w, 3) RGB, the frame at any size and squashed to any shape. homography: (3, 3) from the view's
@@ -36,11 +38,18 @@ def colour_agreement(
     polygon = np.round((view.outline - low) / extent * GRID_PX).astype(np.int32)
     shown = cv2.fillPoly(np.zeros((GRID_PX, GRID_PX), np.uint8), [polygon], 1) > 0
     shown &= _on_grid(np.ones(colours.shape[:2], np.uint8), to_colours) > 0
-    if not shown.any():
-        return None
-    seen, expected = (
-        _chromaticity(_on_grid(*picture))[shown] for picture in ((colours, to_colours), (view.colours, to_photo))
-    )
+    seen = _chromaticity(_on_grid(colours, to_colours))
+    expected = _chromaticity(_on_grid(view.colours, to_photo))
+    # half of the product may be behind a hand
+    halves = np.zeros((5, GRID_PX, GRID_PX), bool)
+    halves[0] = halves[1, : GRID_PX // 2] = halves[2, GRID_PX // 2 :] = True
+    halves[3, :, : GRID_PX // 2] = halves[4, :, GRID_PX // 2 :] = True
+    correlations = [_correlation(seen[part], expected[part]) for part in halves & shown if part.sum() >= MIN_CELLS]
+    return max((c for c in correlations if c is not None), default=None)
+
+
+def _correlation(seen: np.ndarray, expected: np.ndarray) -> float | None:
+    """Of chromaticities (N, 2) less their medians; None where one side is as good as grey."""
     seen, expected = seen - np.median(seen, axis=0), expected - np.median(expected, axis=0)
     spread_seen, spread = (float(np.sqrt((side**2).mean())) for side in (seen, expected))
     if spread < MIN_SPREAD or spread_seen < MIN_SPREAD_SEEN * spread:

@@ -17,6 +17,8 @@ CAMERA_BLUR_PX = 0.5
 """what a picture is taken to have"""
 MIN_OCTAVE_PX = 24
 CONTRAST = 0.025 / LAYERS * 255
+PEAK_CONTRAST = 0.8
+"""of what a keypoint must have, that the pixel nearest to it must have"""
 EDGE_RATIO = 10.0
 UNITS_A_LEVEL = 4.0
 BORDER_PX = 2
@@ -110,7 +112,7 @@ def _extrema(octave: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, n
     places = []
     for layer in range(1, LAYERS + 1):
         largest = cv2.max(cv2.max(size[layer - 1], size[layer]), size[layer + 1])
-        largest = cv2.max(cv2.dilate(largest, _CUBE), UNITS_A_LEVEL * 0.5 * CONTRAST)  # pyright: ignore
+        largest = cv2.max(cv2.dilate(largest, _CUBE), UNITS_A_LEVEL * PEAK_CONTRAST * CONTRAST)  # pyright: ignore
         is_extremum = cv2.compare(size[layer], largest, cv2.CMP_GE)
         if mask is not None:
             is_extremum = cv2.bitwise_and(is_extremum, mask)
