@@ -44,7 +44,7 @@ EVERY_CELLS = 2
 """only every other cell is asked, for windows overlap"""
 BEYOND_DOUBT = 0.97
 """likeness of coarse print with which fine print is not asked"""
-CALIBRATION = (2.8, 6.5)
+CALIBRATION = (2.62, 5.93)
 MIN_UNLIKENESS = 0.005
 
 
