@@ -1,6 +1,6 @@
 """The product map P put to the test: accuracy, false positives, look-alikes and cost, in one run.
 
-    python -m benchmarks.product_map [--quick]
+    python -m benchmarks.product_map [--quick] [--parts composites costs]
 
 On composites of made-up packagings (benchmarks/composites.py) over frames of real short-form videos where
 ../shared/data has them, else over drawn walls, and on the labelled real videos. "plain SIFT" is the product search of
@@ -33,7 +33,10 @@ from scoring.product import ProductIndex, Search, View
 from scoring.settings import ProductConfig
 
 TIMEOUT_S = 7200.0
+PARTS = ("composites", "look-alikes", "made-up videos", "real videos", "absent", "costs")
 PRODUCTS = 20
+FRAMES = 40
+"""a row of composites"""
 RESOLUTIONS_PX = (224, 256, 288, 320, 360)
 """short side at which the whole frame is searched"""
 SEED = 1
@@ -96,7 +99,7 @@ def measure_composites(results: Results, fronts: dict[int, np.ndarray], views: d
         plain = {product: plain_product(Path(folder), front) for product, front in fronts.items()}
     for sweep, poses in SWEEPS.items():
         for pose in poses:
-            for number, made in enumerate(composites(SEED, pose, fronts, behind, 10 if quick else 60)):
+            for number, made in enumerate(composites(SEED, pose, fronts, behind, 10 if quick else FRAMES)):
                 frame = gray(made)
                 for way, config in ways(quick).items():
                     found, core_s, _ = searched([frame], views[made.product], config, [small(made)])
@@ -117,7 +120,7 @@ def measure_look_alikes(results: Results, fronts: dict[int, np.ndarray], views: 
     for kind, other in kinds.items():
         others = {product: other(product) for product in fronts}
         for share in (0.05, 0.10, 0.20):
-            for made in composites(SEED + 1, Pose(share=share), others, behind, 10 if quick else 40):
+            for made in composites(SEED + 1, Pose(share=share), others, behind, 10 if quick else FRAMES):
                 found, core_s, _ = searched([gray(made)], views[made.product], ProductConfig(), [small(made)])
                 results.look_alikes[kind].add(found, [None], core_s)
 
@@ -189,28 +192,33 @@ def measure_index(results: Results, products: Sequence[np.ndarray]) -> None:
         results.index["bytes a product"] = stored / len(images)
 
 
-def measured(arguments: tuple[bool]) -> Results:
+def measured(arguments: tuple[bool, Sequence[str]]) -> Results:
     """In the child, which has one thread and the memory settings of the scoring job's PREPARE."""
-    (quick,) = arguments
+    quick, parts = arguments
     cv2.setNumThreads(1)
     keep_freed_memory()
     results = Results()
     made = {3 * number: packaging(SEED, 3 * number) for number in range(PRODUCTS)}
     fronts, views = {p: front for p, (front, _) in made.items()}, {p: views for p, (_, views) in made.items()}
-    measure_composites(results, fronts, views, quick)
-    measure_look_alikes(results, fronts, views, quick)
-    with tempfile.TemporaryDirectory() as folder:
-        measure_videos(results, made_up_cases(Path(folder), 3 if quick else 24, SEED), quick)
-    if DATA.is_dir():
-        cases = real_cases()
-        measure_videos(results, cases, quick)
-        references = [case.views for case in cases]
-        strangers = [packaging(SEED + 2, 3 * number)[1] for number in range(70)]
-        measure_absent(results, references + list(views.values()) + strangers, quick)
+    if "composites" in parts:
+        measure_composites(results, fronts, views, quick)
+    if "look-alikes" in parts:
+        measure_look_alikes(results, fronts, views, quick)
+    if "made-up videos" in parts:
         with tempfile.TemporaryDirectory() as folder:
-            measure_cost_of_absence(results, views[0], plain_product(Path(folder), fronts[0]), quick)
-        measure_prepare(results, fronts[0])
-    measure_index(results, [*fronts.values(), *(packaging(SEED + 3, p)[0] for p in range(0 if quick else 80))])
+            measure_videos(results, made_up_cases(Path(folder), 3 if quick else 24, SEED), quick)
+    real = real_cases() if DATA.is_dir() else []
+    if "real videos" in parts:
+        measure_videos(results, real, quick)
+    if "absent" in parts and real:
+        strangers = [packaging(SEED + 2, 3 * number)[1] for number in range(70)]
+        measure_absent(results, [case.views for case in real] + list(views.values()) + strangers, quick)
+    if "costs" in parts:
+        if real:
+            with tempfile.TemporaryDirectory() as folder:
+                measure_cost_of_absence(results, views[0], plain_product(Path(folder), fronts[0]), quick)
+            measure_prepare(results, fronts[0])
+        measure_index(results, [*fronts.values(), *(packaging(SEED + 3, p)[0] for p in range(0 if quick else 80))])
     return results
 
 
@@ -247,6 +255,7 @@ def calibration(arguments: tuple[int]) -> list[tuple[float, bool]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer frames, one resolution: two minutes")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="default: all")
     parser.add_argument("--calibrate", action="store_true", help="fit the probability instead")
     arguments = parser.parse_args()
     console = Console(width=160)
@@ -255,7 +264,7 @@ def main() -> None:
             print_calibration(console, worker.call((PRODUCTS,), TIMEOUT_S))
         return
     with IsolatedWorker("benchmarks.product_map:measured") as worker:
-        results = worker.call((arguments.quick,), TIMEOUT_S)
+        results = worker.call((arguments.quick, arguments.parts), TIMEOUT_S)
     print_results(console, results)
     print_costs(console, results)
 

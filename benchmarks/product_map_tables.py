@@ -105,43 +105,53 @@ def rows_of_poses(results: Results) -> Iterator[list[Any]]:
 
 
 def print_results(console: Console, results: Results) -> None:
-    names = [*dict.fromkeys(way for _, _, way in results.by_pose)]
-    table = Table(title=f"composites: recall; precision and median IoU of ours. {cpu_model()}")
-    for column in ("", *names, "precision", "IoU"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in rows_of_poses(results):
-        table.add_row(*row)
-    console.print(table)
+    """The tables of what was measured."""
+    if results.by_pose:
+        names = [*dict.fromkeys(way for _, _, way in results.by_pose)]
+        table = Table(title=f"composites: recall; precision and median IoU of ours. {cpu_model()}")
+        for column in ("", *names, "precision", "IoU"):
+            table.add_column(column, justify="left" if not column else "right")
+        for row in rows_of_poses(results):
+            table.add_row(*row)
+        console.print(table)
+    if results.videos:
+        console.print(_table_of_videos(results))
+    if results.absent.frames:
+        console.print(f"other products in short-form videos: {results.absent.false} false of {results.absent.frames} s")
+    for kind, counts in results.look_alikes.items():
+        console.print(f"look-alikes, {kind}: taken for the product in {counts.false} of {counts.frames}")
+    if results.rejections:
+        console.print(f"why not found: { {str(k): n for k, n in results.rejections.most_common()} }")
+    if results.by_pose or results.videos:
+        console.print(_table_of_costs(results))
 
+
+def _table_of_videos(results: Results) -> Table:
+    names = [*dict.fromkeys(way for _, way in results.videos)]
     table = Table(title="videos: seconds found of seconds; IoU median of ours")
-    groups = sorted({group for group, _ in results.videos})
     for column in ("", *names, "IoU"):
         table.add_column(column, justify="left" if not column else "right")
-    for group in groups:
+    for group in sorted({group for group, _ in results.videos}):
         cells = [results.videos[group, way] for way in names]
         ours = results.videos[group, "ours"]
         found = [f"{c.false if group.startswith('false') else c.hits}/{c.frames}" for c in cells]
         table.add_row(group, *found, f"{np.median(ours.ious):.3f}" if ours.ious else "-")
-    console.print(table)
-    console.print(
-        f"product-absent seconds (other products in the short-form videos): {results.absent.false} false of "
-        f"{results.absent.frames}"
-    )
-    for kind, counts in results.look_alikes.items():
-        console.print(f"look-alikes, {kind}: taken for the product in {counts.false} of {counts.frames}")
-    console.print(f"why not found: {dict(results.rejections.most_common())}")
+    return table
 
-    table = Table(title="core-ms a frame, and recall over all composites and labelled seconds")
+
+def _table_of_costs(results: Results) -> Table:
+    table = Table(title=f"core-ms a frame, and recall over all composites and known seconds. {cpu_model()}")
     for column in ("way", "composites", "known videos", "other videos", "all", "plain / this", "recall"):
         table.add_column(column, justify="left" if column == "way" else "right")
+    names = dict.fromkeys([*(way for _, _, way in results.by_pose), *(way for _, way in results.videos)])
     totals = {way: _totals(results, way) for way in names}
     plain = totals["plain SIFT"][3].ms
     for way, parts in totals.items():
         shown = parts[0] + sum((c for (g, w), c in results.videos.items() if w == way and "false" not in g), Counts())
-        costs = [f"{part.ms:.1f}" for part in parts]
-        recall = f"{shown.hits / max(shown.frames, 1):.3f}"
-        table.add_row(way, *costs, f"{plain / max(parts[3].ms, 1e-9):.2f}", recall)
-    console.print(table)
+        costs = [f"{part.ms:.1f}" if part.frames else "-" for part in parts]
+        recall = f"{shown.hits / shown.frames:.3f}" if shown.frames else "-"
+        table.add_row(way, *costs, f"{plain / parts[3].ms:.2f}", recall)
+    return table
 
 
 def print_costs(console: Console, results: Results) -> None:
@@ -152,7 +162,8 @@ def print_costs(console: Console, results: Results) -> None:
         console.print(
             f"PREPARE, core-seconds a minute of short-form video: {by_stage}; plain / ours {plain / ours:.2f}"
         )
-    console.print("product index: " + ", ".join(f"{name} {value:,.1f}" for name, value in results.index.items()))
+    if results.index:
+        console.print("product index: " + ", ".join(f"{name} {value:,.1f}" for name, value in results.index.items()))
 
 
 def _totals(results: Results, way: str) -> tuple[Counts, Counts, Counts, Counts]:
