@@ -5,7 +5,7 @@ import sys
 
 BENCHMARKS = (
     ("benchmarks.decode",),
-    ("benchmarks.locate",),
+    ("benchmarks.product_map",),
     ("benchmarks.saliency",),
     ("benchmarks.engagement",),
     ("benchmarks.overlay",),

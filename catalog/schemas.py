@@ -101,6 +101,12 @@ SCORES = pa.schema(
             "per second the product's corners x1,y1,...,x4,y4 in fractions of the upright frame; null: not found",
         ),
         _column("product_inliers", pa.list_(pa.int32()), "per second the matches behind the quad"),
+        _column(
+            "product_probability",
+            _PER_SECOND,
+            "per second that the quad is the product and no look-alike, by that second alone; 0 without a quad,"
+            " null with --product-method hull",
+        ),
         _column("predicted_engagement", pa.float64(), "the model's output"),
         _column("model_uri", pa.string(), "the model as asked for"),
         _column("model_version", pa.string(), "the registered version it resolved to"),

@@ -24,6 +24,8 @@ class ScoreConfig:
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
     max_prepare_actors: int | None = None
     """let an autoscaling cluster grow to so many decoding actors, a core each; default: what it has now"""
+    product_cache: str | None = None
+    """folder (a path that every node sees, or s3://) that keeps the features of product images between runs"""
     save_maps: bool = False
     """also write E as uint8 and the product's quads to DIR/maps/*.parquet"""
     retry_failed: bool = False

@@ -4,6 +4,7 @@ Kernel code: numpy and OpenCV alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import cv2
@@ -12,8 +13,11 @@ import numpy as np
 from scoring.sift import Features, root_sift
 
 REFERENCE_LONG_SIDE_PX = 640
+COLOURS_LONG_SIDE_PX = 64
 MIN_REFERENCE_FEATURES = 16
 PLAIN_BACKGROUND_STD = 6.0
+DESCRIPTOR_LEVELS = 255
+"""to which descriptors of catalogue images are rounded: a quarter of the bytes when stored"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,22 @@ class View:
     """(K, 2) float32, the product's outline in the image, pixels"""
     corners: np.ndarray
     """(4, 2) float32, the smallest rectangle round the outline, clockwise from the top left"""
+    picture: np.ndarray
+    """uint8 (H, W), what the features were taken from"""
+    colours: np.ndarray | None
+    """uint8 (h, w, 3) RGB, the same small; None where the image is grey"""
+
+    @functools.cached_property
+    def mirrored(self) -> "View":
+        """The product as mirrored footage shows it; the corners keep their order."""
+        last = self.picture.shape[1] - 1
+
+        def turned(points: np.ndarray) -> np.ndarray:
+            return np.column_stack([last - points[:, 0], points[:, 1]]).astype(np.float32)
+
+        features, picture = self.features.mirrored(last), np.ascontiguousarray(self.picture[:, ::-1])
+        colours = None if self.colours is None else np.ascontiguousarray(self.colours[:, ::-1])
+        return View(features, turned(self.outline), turned(self.corners), picture, colours)
 
 
 def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
@@ -35,6 +55,7 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
     data = np.frombuffer(image, np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if image else None
     if pixels is not None and pixels.shape[2:] != (4,):  # this flag alone keeps alpha, the others alone turn upright
+        del pixels  # before the next: some catalogues have images of 20,000 px
         pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if pixels is None:
         raise ValueError("is not an image that can be read")
@@ -55,7 +76,19 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
             f"has only {len(features)} features to match, at least {MIN_REFERENCE_FEATURES} are needed; "
             "replace it by a sharp photo that shows the packaging's print"
         )
-    return View(features, polygon, _corners(polygon))
+    descriptors = np.round(features.descriptors * DESCRIPTOR_LEVELS) / np.float32(DESCRIPTOR_LEVELS)
+    return View(
+        dataclasses.replace(features, descriptors=descriptors), polygon, _corners(polygon), gray, _small_colours(pixels)
+    )
+
+
+def _small_colours(pixels: np.ndarray) -> np.ndarray | None:
+    if pixels.ndim == 2:
+        return None
+    scale = COLOURS_LONG_SIDE_PX / max(pixels.shape[:2])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels[:, :, :3], size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
 
 
 def _on_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

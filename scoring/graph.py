@@ -72,15 +72,17 @@ def build_graph(
     resources: Resources,
     save_maps: bool,
     sample: frozenset[str],
+    product_cache: str | None = None,
 ) -> ray.data.Dataset:
     """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``).
 
-    sample: ids of the videos whose maps are examined in brief.
+    sample: ids of the videos whose maps are examined in brief. product_cache: a folder that keeps the features of
+    product images between runs.
     """
     shared_checkpoint = [ray.put(checkpoint)]  # in a list: a restarted actor must find it again
     block_rows = rows_a_block(videos.num_rows, resources.prepare_actors)
     return (
-        prepared(videos, images, input_size, sampling, product, limits, resources, block_rows)
+        prepared(videos, images, input_size, sampling, product, limits, resources, block_rows, product_cache)
         # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
         .map_batches(
             EngageActor,
@@ -142,6 +144,7 @@ def prepared(
     limits: VideoLimits,
     resources: Resources,
     block_rows: int,
+    product_cache: str | None = None,
 ) -> ray.data.Dataset:
     """videos: video_id, video_uri, product_id -> a lazy dataset of ``scoring.rows.PREPARED``, one row each."""
     # Ray 2.60 has no other way to say these, yet warns of it
@@ -150,7 +153,7 @@ def prepared(
     blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
     return ray.data.from_arrow(blocks).map_batches(
         PrepareActor,
-        fn_constructor_args=(shared_images, input_size, sampling, product, limits),
+        fn_constructor_args=(shared_images, input_size, sampling, product, limits, product_cache),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=resources.cpus_an_actor,
@@ -174,12 +177,13 @@ class PrepareActor:
         sampling: SamplingConfig,
         product: ProductConfig,
         limits: VideoLimits,
+        product_cache: str | None,
     ):
         (self.images,) = ray.get(images)
         self.limits = limits
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
-            (sampling, product, input_size),
+            (sampling, product, input_size, product_cache),
             memory_limit_bytes=int(limits.video_memory_mb * 2**20),
             max_calls=DECODER_CALLS,
         )

@@ -23,7 +23,7 @@ from catalog import storage
 from catalog.errors import Refused
 from catalog.schemas import MAPS, SCORES, Status
 
-TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "figures")
+TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "rejections", "figures")
 ROWS = ("video_id", "product_id", "status", "error_code", "config_hash")
 READERS = 16
 

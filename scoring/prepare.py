@@ -16,7 +16,7 @@ from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
-from scoring.product import Detection, ProductIndex, View, locate
+from scoring.product import Detection, ProductIndex, Search, View
 from scoring.settings import ProductConfig
 from training.decode import network_input
 
@@ -50,13 +50,20 @@ class Prepared:
     codec: str
     core_seconds: dict[str, float]
     """CPU time by stage: decode, locate"""
+    rejections: dict[str, int] = dataclasses.field(default_factory=dict)
+    """why frames are without the product, see ``scoring.pose.Rejection``"""
 
 
-def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: int) -> Callable[[Request], Prepared]:
-    """The function that prepares one video after another and keeps the products' features between them."""
+def make_prepare(
+    sampling: SamplingConfig, product: ProductConfig, input_size: int, product_cache: str | None = None
+) -> Callable[[Request], Prepared]:
+    """The function that prepares one video after another and keeps the products' features between them.
+
+    product_cache: a folder that keeps them between runs too.
+    """
     cv2.setNumThreads(1)
     keep_freed_memory()
-    index = ProductIndex(product)
+    index = ProductIndex(product, folder=product_cache)
 
     def prepare(request: Request) -> Prepared:
         started = time.thread_time()
@@ -80,7 +87,8 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
                 if views is not None:
                     grays.append(frame.gray(product.working_short_side))
         decoded = time.thread_time()
-        detections = None if views is None else locate(grays, views, product)
+        search = Search(grays, product, clip)
+        detections = None if views is None else search.locate(views)
         return Prepared(
             clip=np.stack(clip),
             detections=detections,
@@ -90,6 +98,7 @@ def make_prepare(sampling: SamplingConfig, product: ProductConfig, input_size: i
             duration_s=headers.duration_s,
             codec=headers.codec,
             core_seconds={"decode": decoded - started, "locate": locate_s + time.thread_time() - decoded},
+            rejections={str(reason): count for reason, count in search.rejections.items()},
         )
 
     return prepare

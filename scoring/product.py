@@ -1,40 +1,51 @@
 """The product map P: where the advertised product is, second by second.
 
 RootSIFT (Arandjelovic & Zisserman 2012), ratio and mutual check, pose clusters (Lowe 2004, section 7.3), MAGSAC
-homography (Barath et al. 2019), sanity gates, and the product's own outline projected into the frame.
-Kernel code: numpy and OpenCV alone.
+homography (Barath et al. 2019), sanity gates, a comparison with the catalogue image, and the product's own outline
+projected into the frame. Kernel code: numpy and OpenCV alone.
 """
 
+import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 
-from catalog.errors import ErrorCode, Stage, VideoError
 from scoring.catalogue_image import View, view_of
+from scoring.colours import colour_agreement
+from scoring.likeness import likeness, probability_of
+from scoring.pose import Rejection, fit, hull_of_matches, implausible, out_of_size, projected
+from scoring.product_index import ProductIndex
 from scoring.settings import ProductConfig
-from scoring.sift import Features, mutual_matches, root_sift
+from scoring.sift import Features, root_sift
 
-COARSE_SCALE = 0.5
-MIN_COARSE_SHORT_SIDE_PX = 120
+COARSE_FEATURES = 600
 CONFIDENT_INLIERS = 16
-"""coarse matches with which a fine look would add nothing"""
-MIN_EVIDENCE = 4
-"""coarse matches that must agree for a fine look"""
-REGION_ROOM = 0.2
-"""round the place where coarse matches have the product, of its diagonal, on every side"""
-NEIGHBOUR_ROOM = 0.5
-"""the same round its place a second before or after"""
-MIN_REGION_PX = 32
-POSE_TURN_DEGREES = 25.0
-POSE_ZOOM_OCTAVES = 0.6
-POSE_SHIFT_SHARE = 0.25
-"""of the product's diagonal"""
-REPROJECTION_PX = 4.0
-MIN_SHARE_OF_FRAME = 0.002
-MAX_ASPECT_DISTORTION = 4.0
-MIN_INLIER_SPREAD = 0.12
+"""coarse matches with which a closer look would add nothing"""
+CLOSE_LOOK_PX = 360
+"""long side of the rectified picture that a closer look is taken at"""
+CLOSE_LOOK_ZOOM = 1.5
+"""its pixels for one of the frame's, at most"""
+CLOSE_LOOK_ROOM = 0.15
+"""round the product, of its diagonal, on every side"""
+CLOSE_LOOK_MIN_PX = 24
+CLOSE_LOOK_FEATURES = 800
+MIRROR_EVERY = 3
+"""a video without the product is looked at mirrored too, at first in every third second"""
+SURE = 0.9
+"""probability with which a second is believed that has no neighbour with the product"""
+BESIDE_SURE = 0.05
+"""probability that is enough in a second beside a sure one, where the same thing is in sight"""
+COLOUR_AGREEMENT = 0.05
+"""below this correlation of colours it is another product with the same print"""
+COLOURS_PX = 112
+THUMBNAIL_PX = 48
+SAME_LEVELS = 3
+"""grey levels by which thumbnails of the same picture may differ anywhere"""
+
+__all__ = ["Detection", "ProductIndex", "Search", "View", "locate", "view_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,231 +55,222 @@ class Detection:
     outline: np.ndarray
     """(K, 2) float32"""
     quad: np.ndarray
-    """(4, 2) float32, the product's corners, clockwise from its own top left"""
+    """(4, 2) float32, the product's corners in its own order: clockwise from its own top left unless mirrored"""
     inliers: int
+    """matches behind it"""
+    probability: float | None
+    """that it is the product and no look-alike; None with the method hull"""
 
 
-class ProductIndex:
-    """Features of the products' catalogue images, computed when a product is first asked for and kept.
-
-    images: for a product_id, its images (bytes of any format OpenCV reads) and, an image each, its outline
-    as x1, y1, x2, y2, ... in pixels or None. At most ``capacity`` products are kept.
-    """
-
-    def __init__(self, config: ProductConfig | None = None, capacity: int = 1000):
-        self.capacity = capacity
-        self._views: dict[str, list[View]] = {}
-
-    def __contains__(self, product_id: str) -> bool:
-        return product_id in self._views
-
-    def __getitem__(self, product_id: str) -> list[View]:
-        return self._views[product_id]
-
-    def add(self, product_id: str, images: Sequence[bytes], outlines: Sequence[Sequence[float] | None]) -> list[View]:
-        """Raises VideoError bad_product_image where no image is usable; one usable image is enough."""
-        views, problems = [], []
-        for number, (image, outline) in enumerate(zip(images, outlines, strict=True), start=1):
-            try:
-                views.append(view_of(image, outline))
-            except (ValueError, cv2.error) as error:
-                if getattr(error, "code", None) == cv2.Error.STS_NO_MEM:
-                    raise
-                problems.append(f"image {number}: {error}")
-        if not views:
-            raise VideoError(
-                ErrorCode.BAD_PRODUCT_IMAGE,
-                f"product {product_id} has no usable image; {'; '.join(problems)}",
-                Stage.LOCATE,
-            )
-        if len(self._views) >= self.capacity:
-            self._views.pop(next(iter(self._views)))
-        self._views[product_id] = views
-        return views
+@dataclasses.dataclass(frozen=True)
+class _Sighting:
+    view: View
+    homography: np.ndarray
+    """(3, 3) from the view's pixels to the working frame's"""
+    inliers: int
+    probability: float
 
 
 def locate(
-    frames: Iterable[np.ndarray], product: Sequence[View], config: ProductConfig | None = None
+    frames: Iterable[np.ndarray],
+    product: Sequence[View],
+    config: ProductConfig | None = None,
+    colours: Iterable[np.ndarray] | None = None,
 ) -> list[Detection | None]:
     """Look for a product in the frames of a video.
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
-    ``ProductIndex``. Returns one entry a frame, in order: a Detection, or None where it was not found.
-
-    Every frame is searched on its own; then a second without the product is looked at again where it was found in
-    the second before or after.
+    ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small, squashed or not;
+    without them, products of the same print in other colours are taken for one another. Returns one entry a frame, in
+    order: a Detection, or None where it was not found. Of several copies in a frame the one with most matches is found.
     """
-    config = config or ProductConfig()
-    grays = [_working_gray(frame, config) for frame in frames]
-    found = [_searched(gray, product, config) for gray in grays]
-    last = len(grays) - 1
-    for k, beside in [(k, k - 1) for k in range(1, last + 1)] + [(k, k + 1) for k in range(last - 1, -1, -1)]:
-        neighbour = found[beside]
-        if found[k] is None and neighbour is not None:
-            found[k] = _best(_looked_at(grays[k], product, config, neighbour.quad, NEIGHBOUR_ROOM)[0])
-    return found
+    return Search(frames, config, colours).locate(product)
 
 
-def locate_in_frame(frame: np.ndarray, product: Sequence[View], config: ProductConfig) -> Detection | None:
-    """The best detection over the product's views in one frame on its own, or None."""
-    return _searched(_working_gray(frame, config), product, config)
+class Search:
+    """The sampled frames of one video, whose features are computed once, however many products are looked for."""
+
+    def __init__(
+        self,
+        frames: Iterable[np.ndarray],
+        config: ProductConfig | None = None,
+        colours: Iterable[np.ndarray] | None = None,
+    ):
+        """As of ``locate``."""
+        self.config = config or ProductConfig()
+        self.frames: list[_Frame] = []
+        """a second that looks like the one before shares its frame"""
+        for pixels, small in zip(frames, itertools.repeat(None) if colours is None else colours, strict=False):
+            frame = _Frame(pixels, small, self.config)
+            before = self.frames[-1] if self.frames else None
+            self.frames.append(before if before is not None and before.looks_like(frame) else frame)
+        self.rejections: collections.Counter[str] = collections.Counter()
+        """how often which reason kept a frame and a view apart, see ``scoring.pose.Rejection``"""
+
+    def locate(self, product: Sequence[View]) -> list[Detection | None]:
+        """As the function of this name."""
+        if self.config.product_method == "hull":
+            return [self._hull(frame, product) for frame in self.frames]
+        sightings = self._sightings(product, self.frames)
+        if not any(sightings):
+            mirrored = [view.mirrored for view in product]
+            if any(self._sightings(mirrored, self.frames[::MIRROR_EVERY])):
+                sightings = self._sightings(mirrored, self.frames)
+        self._beside(sightings)
+        return [s and _detection(s, frame) for s, frame in zip(self._voted(sightings), self.frames, strict=True)]
+
+    def _sightings(self, product: Sequence[View], frames: Sequence["_Frame"]) -> list[_Sighting | None]:
+        """Every frame on its own."""
+        found: list[_Sighting | None] = []
+        for k, frame in enumerate(frames):
+            if k > 0 and frame is frames[k - 1]:
+                found.append(found[-1])
+            else:
+                seen = [s for view in product if (s := self._sought(frame, view)) is not None]
+                found.append(max(seen, key=lambda s: s.inliers, default=None))
+        return found
+
+    def _beside(self, sightings: list[_Sighting | None]) -> None:
+        """A second without the product is looked at again where it was the second before or after."""
+        last = len(sightings) - 1
+        for k, beside in [(k, k - 1) for k in range(1, last + 1)] + [(k, k + 1) for k in range(last - 1, -1, -1)]:
+            neighbour = sightings[beside]
+            if sightings[k] is None and neighbour is not None:
+                least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
+                sightings[k] = self._looked_closely(self.frames[k], neighbour.view, neighbour.homography, least)
+
+    def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
+        """Without the seconds that stand alone and are not sure."""
+        if len(sightings) == 1:
+            return list(sightings)
+        around = [None, *sightings, None]
+        voted = []
+        for before, sighting, after in zip(around, sightings, around[2:], strict=False):
+            alone = before is None and after is None
+            if sighting is not None and alone and sighting.probability < SURE:
+                self.rejections[Rejection.ALONE] += 1
+                sighting = None
+            voted.append(sighting)
+        return voted
+
+    def _sought(self, frame: "_Frame", view: View) -> _Sighting | None:
+        """Coarse to fine: the whole frame first, which decides most; where it leaves the matter open, a closer look
+        where its matches point."""
+        first = fit(frame.features, view, self.config.match_ratio, self.config.min_inliers)
+        if first.homography is None:
+            self.rejections[Rejection.FEW_MATCHES] += 1
+            return None
+        guess = frame.to_full @ first.homography
+        least = self.config.min_probability
+        if first.inliers >= CONFIDENT_INLIERS:
+            sighting = self._checked(frame, view, guess, first.inliers, least)
+            if sighting is not None:
+                return sighting
+        return self._looked_closely(frame, view, guess, least)
+
+    def _looked_closely(self, frame: "_Frame", view: View, guess: np.ndarray, least: float) -> _Sighting | None:
+        """Look where ``guess`` has the product, in a picture that shows it straight from the front."""
+        rectified = _rectified(frame, view, guess)
+        if rectified is None:
+            self.rejections[Rejection.AREA] += 1
+            return None
+        picture, to_frame = rectified
+        features = root_sift(picture, most=CLOSE_LOOK_FEATURES)
+        second = fit(features, view, self.config.match_ratio, self.config.min_inliers)
+        if second.homography is None or second.rejection is not None:
+            self.rejections[second.rejection or Rejection.NO_HOMOGRAPHY] += 1
+            return None
+        return self._checked(frame, view, to_frame @ second.homography, second.inliers, least)
+
+    def _checked(
+        self, frame: "_Frame", view: View, homography: np.ndarray, inliers: int, least: float
+    ) -> _Sighting | None:
+        """A sighting, unless it cannot be or is the product with less than this probability."""
+        rejection = implausible(homography, view)
+        if rejection is None and out_of_size(projected(view.corners, homography), frame.gray.shape):
+            rejection = Rejection.AREA
+        probability = 0.0 if rejection else probability_of(likeness(frame.gray, view, homography))
+        if rejection is None and probability < least:
+            rejection = Rejection.UNLIKE
+        if rejection is None and not self._same_colours(frame, view, homography):
+            rejection = Rejection.OTHER_COLOURS
+        if rejection is not None:
+            self.rejections[rejection] += 1
+            return None
+        return _Sighting(view, homography, inliers, probability)
+
+    def _same_colours(self, frame: "_Frame", view: View, homography: np.ndarray) -> bool:
+        if frame.colours is None:
+            return True
+        agreement = colour_agreement(frame.colours, view, homography, frame.gray.shape[::-1])
+        return agreement is None or agreement >= COLOUR_AGREEMENT
+
+    def _hull(self, frame: "_Frame", product: Sequence[View]) -> Detection | None:
+        hulls = [hull_of_matches(frame.features, view) for view in product]
+        outline, matches = max(hulls, key=lambda hull: hull[1])
+        if outline is None:
+            self.rejections[Rejection.FEW_MATCHES] += 1
+            return None
+        outline = projected(outline, frame.to_full) / frame.size
+        return Detection(outline, cv2.boxPoints(cv2.minAreaRect(outline)), matches, None)
 
 
-def _working_gray(frame: np.ndarray, config: ProductConfig) -> np.ndarray:
-    gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return _shrunk(gray, config.working_short_side / min(gray.shape))
+class _Frame:
+    """A frame at the working size, and the features of its coarse copy."""
+
+    def __init__(self, pixels: np.ndarray, colours: np.ndarray | None, config: ProductConfig):
+        if colours is None and pixels.ndim == 3:
+            colours = cv2.resize(pixels, (COLOURS_PX, COLOURS_PX), interpolation=cv2.INTER_AREA)
+        self.colours = colours
+        gray = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        self.gray = _shrunk(gray, config.working_short_side)
+        self.coarse = _shrunk(self.gray, config.coarse_short_side)
+        self.thumbnail = _shrunk(self.coarse, THUMBNAIL_PX)
+        self.size = np.array(self.gray.shape[::-1], np.float32)
+        across, down = self.size / self.coarse.shape[::-1]
+        self.to_full = np.diag([across, down, 1.0])
+        self._features: Features | None = None
+
+    @property
+    def features(self) -> Features:
+        if self._features is None:
+            self._features = root_sift(self.coarse, most=COARSE_FEATURES)
+        return self._features
+
+    def looks_like(self, other: "_Frame") -> bool:
+        """Does nothing differ that could move an outline by a pixel?"""
+        if self.gray.shape != other.gray.shape:
+            return False
+        return cv2.norm(self.thumbnail, other.thumbnail, cv2.NORM_INF) <= SAME_LEVELS
 
 
-def _searched(gray: np.ndarray, product: Sequence[View], config: ProductConfig) -> Detection | None:
-    """Coarse to fine: the whole frame at COARSE_SCALE first, which decides most frames; where it leaves the matter
-    open, the working resolution, only where the coarse matches point."""
-    if min(gray.shape) * COARSE_SCALE < MIN_COARSE_SHORT_SIDE_PX:
-        return _best(_looked_at(gray, product, config)[0])
-    found, places = _looked_at(_shrunk(gray, COARSE_SCALE), product, config)
-    if not any(d.inliers >= CONFIDENT_INLIERS for d in found):
-        for place in places:
-            found += _looked_at(gray, product, config, place)[0]
-    return _best(found)
+def _shrunk(gray: np.ndarray, short_side: int) -> np.ndarray:
+    scale = short_side / min(gray.shape)
+    if scale >= 1:
+        return gray
+    # above a half, averaging costs five times as much as interpolation and changes little
+    how = cv2.INTER_AREA if scale <= 0.5 else cv2.INTER_LINEAR
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=how)
 
 
-def _looked_at(
-    gray: np.ndarray,
-    product: Sequence[View],
-    config: ProductConfig,
-    place: np.ndarray | None = None,
-    room: float = REGION_ROOM,
-) -> tuple[list[Detection], list[np.ndarray]]:
-    """Detections, and (4, 2) quads (fractions of the frame) that deserve a closer look.
-
-    place: look only round this quad, with ``room`` on every side; None: everywhere.
-    """
-    left, top, right, bottom = _region(place, room, gray.shape)
-    if min(right - left, bottom - top) < MIN_REGION_PX:
-        return [], []
-    features = root_sift(gray[top:bottom, left:right])
-    features = dataclasses.replace(features, points=features.points + np.array([left, top], np.float32))
-    matched = [match(features, gray.shape, view, config) for view in product]
-    return [d for d, _ in matched if d is not None], [place for _, place in matched if place is not None]
+def _rectified(frame: _Frame, view: View, homography: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """A picture of the product as from the front, and the (3, 3) map from it to the frame; None where too small."""
+    quad = projected(view.corners, homography)
+    low, high = view.corners.min(axis=0), view.corners.max(axis=0)
+    room = CLOSE_LOOK_ROOM * np.linalg.norm(high - low)
+    low, extent = low - room, high - low + 2 * room
+    zoom = np.sqrt(cv2.contourArea(quad) / cv2.contourArea(view.corners))
+    scale = min(CLOSE_LOOK_ZOOM * zoom, CLOSE_LOOK_PX / extent.max())
+    size = (round(float(extent[0] * scale)), round(float(extent[1] * scale)))
+    if min(size) < CLOSE_LOOK_MIN_PX:
+        return None
+    to_frame = homography @ np.array([[1 / scale, 0, low[0]], [0, 1 / scale, low[1]], [0, 0, 1]])
+    picture = cv2.warpPerspective(frame.gray, to_frame, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return picture, to_frame
 
 
-def _best(found: Sequence[Detection]) -> Detection | None:
-    return max(found, key=lambda d: d.inliers, default=None)
-
-
-def _shrunk(gray: np.ndarray, scale: float) -> np.ndarray:
-    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
-
-
-def _region(place: np.ndarray | None, room: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """left, top, right, bottom in pixels."""
-    height, width = shape[:2]
-    if place is None:
-        return 0, 0, width, height
-    quad = place * np.array([width, height])
-    margin = room * np.linalg.norm(np.ptp(quad, axis=0))
-    (left, top), (right, bottom) = quad.min(axis=0) - margin, quad.max(axis=0) + margin
-    return max(0, int(left)), max(0, int(top)), min(width, int(right) + 1), min(height, int(bottom) + 1)
-
-
-def match(
-    frame: Features, shape: tuple[int, ...], view: View, config: ProductConfig
-) -> tuple[Detection | None, np.ndarray | None]:
-    """One frame's features against one view. shape: the frame's (H, W), pixels.
-
-    Returns the detection, and where the matches that agree best would have the product: its corners (4, 2) in
-    fractions of the frame, None where too few agree.
-    """
-    size = np.array([shape[1], shape[0]], dtype=np.float32)
-    in_frame, in_view = mutual_matches(frame.descriptors, view.features.descriptors, config.match_ratio)
-    poses = _poses(frame, in_frame, view, in_view)
-    cluster = _largest_cluster(poses, view)
-    if cluster.sum() < MIN_EVIDENCE:
-        return None, None
-    hint = _posed_corners(poses[cluster], view) / size
-    in_frame, in_view = in_frame[cluster], in_view[cluster]
-    if len(in_frame) < config.min_inliers:
-        return None, hint
-    source, target = view.features.points[in_view], frame.points[in_frame]
-    homography, inlying = cv2.findHomography(
-        source, target, cv2.USAC_MAGSAC, REPROJECTION_PX, maxIters=2000, confidence=0.999
+def _detection(sighting: _Sighting, frame: _Frame) -> Detection:
+    outline, quad = (
+        projected(points, sighting.homography) for points in (sighting.view.outline, sighting.view.corners)
     )
-    if homography is None:
-        return None, hint
-    inlying = inlying.ravel().astype(bool)
-    inliers = int(inlying.sum())
-    if inliers < config.min_inliers or not _is_plausible(homography, view, source[inlying], shape):
-        return None, hint
-    outline, quad = _projected(view.outline, homography), _projected(view.corners, homography)
-    return Detection(outline / size, quad / size, inliers), quad / size
-
-
-def _poses(frame: Features, in_frame: np.ndarray, view: View, in_view: np.ndarray) -> np.ndarray:
-    """(N, 4): the turn (degrees), zoom and centre x, y (pixels) of the product that each match alone implies."""
-    turn = frame.angles[in_frame] - view.features.angles[in_view]
-    zoom = frame.sizes[in_frame] / view.features.sizes[in_view]
-    to_centre = view.corners.mean(axis=0) - view.features.points[in_view]
-    centre = frame.points[in_frame] + zoom[:, None] * _turned(to_centre, turn)
-    return np.column_stack([turn, zoom, centre])
-
-
-def _largest_cluster(poses: np.ndarray, view: View) -> np.ndarray:
-    """Mask of the matches that agree with one another about the product's turn, size and centre.
-
-    False matches imply poses all over the frame, so that a loose ratio test can be used where the true ones
-    must agree.
-    """
-    if not len(poses):
-        return np.empty(0, bool)
-    turn, zoom, centre = poses[:, 0], poses[:, 1], poses[:, 2:]
-    diagonal = np.linalg.norm(view.corners[2] - view.corners[0])
-    apart = np.linalg.norm(centre[:, None] - centre[None], axis=2)
-    agree = (
-        (np.abs((turn[:, None] - turn[None] + 180) % 360 - 180) < POSE_TURN_DEGREES)
-        & (np.abs(np.log2(zoom[:, None] / zoom[None])) < POSE_ZOOM_OCTAVES)
-        & (apart < POSE_SHIFT_SHARE * diagonal * np.minimum(zoom[:, None], zoom[None]))
-    )
-    return agree[agree.sum(axis=1).argmax()]
-
-
-def _posed_corners(poses: np.ndarray, view: View) -> np.ndarray:
-    """(4, 2) the product's corners in the frame by the median of these poses, pixels."""
-    turn = poses[0, 0] + np.median((poses[:, 0] - poses[0, 0] + 180) % 360 - 180)
-    around = view.corners - view.corners.mean(axis=0)
-    centre = np.median(poses[:, 2:], axis=0)
-    return centre + np.median(poses[:, 1]) * _turned(around, np.full(4, turn))
-
-
-def _turned(vectors: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """(N, 2) vectors, each turned by its own angle, clockwise as pictures are seen."""
-    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    x, y = vectors.T
-    return np.column_stack([cos * x - sin * y, sin * x + cos * y])
-
-
-def _is_plausible(homography: np.ndarray, view: View, inliers: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Does the homography show the product's front as a camera could see it?"""
-    height, width = shape[:2]
-    depth = np.c_[view.corners, np.ones(4)] @ homography[2]
-    if (depth <= 0).any() if depth[0] > 0 else (depth >= 0).any():
-        return False  # part of the product would lie behind the camera
-    quad = _projected(view.corners, homography)
-    if not cv2.isContourConvex(quad.astype(np.float32)):
-        return False
-    # same turning sense as in the catalogue image: not mirrored
-    if cv2.contourArea(quad, oriented=True) * cv2.contourArea(view.corners, oriented=True) <= 0:
-        return False
-    area = cv2.contourArea(quad)
-    if not MIN_SHARE_OF_FRAME * width * height <= area <= 4 * width * height:
-        return False
-    sides = np.linalg.norm(quad - np.roll(quad, -1, axis=0), axis=1)
-    true_sides = np.linalg.norm(view.corners - np.roll(view.corners, -1, axis=0), axis=1)
-    stretch = sides / np.maximum(true_sides, 1e-6)
-    if stretch.min() <= 0 or stretch.max() / stretch.min() > MAX_ASPECT_DISTORTION:
-        return False
-    # all inliers in one small corner (a logo that many products share) do not show the whole product
-    spread = np.sqrt(np.prod(inliers.std(axis=0) * np.sqrt(12)) / cv2.contourArea(view.corners))
-    return bool(spread >= MIN_INLIER_SPREAD)
-
-
-def _projected(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
-    return cv2.perspectiveTransform(points[None].astype(np.float32), homography)[0]
+    return Detection(outline / frame.size, quad / frame.size, sighting.inliers, sighting.probability)

@@ -14,7 +14,8 @@ from scoring.prepare import Prepared
 
 STAGES = ("decode", "locate", "engage")
 
-_MEDIA = ("seconds", "fps", "width", "height", "duration_s", "codec", "product_quads", "product_inliers")
+_FOUND = ("product_quads", "product_inliers", "product_probability")
+_MEDIA = ("seconds", "fps", "width", "height", "duration_s", "codec", *_FOUND)
 _ERROR = ("error_code", "error_message", "error_stage")
 
 PREPARED = pa.schema(
@@ -25,6 +26,7 @@ PREPARED = pa.schema(
         *[(name, SCORES.field(name).type) for name in _MEDIA],
         ("clip", pa.large_binary()),  # uint8 (S, size, size, 3), C order
         ("outlines", pa.list_(pa.list_(pa.float32()))),  # per second x1,y1,x2,y2,... or null
+        ("rejections", pa.map_(pa.string(), pa.int64())),  # scoring.pose.Rejection -> how often
         ("core_s", pa.struct([(stage, pa.float64()) for stage in STAGES])),
     ]
 )
@@ -51,8 +53,10 @@ def prepared_row(video: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
         "codec": prepared.codec,
         "product_quads": found and [d and d.quad.ravel().tolist() for d in found],
         "product_inliers": found and [d.inliers if d else 0 for d in found],
+        "product_probability": found and [d.probability if d else 0.0 for d in found],
         "clip": prepared.clip.tobytes(),
         "outlines": found and [d and d.outline.ravel().tolist() for d in found],
+        "rejections": prepared.rejections,
         "core_s": prepared.core_seconds,
     }
 
@@ -86,6 +90,8 @@ class ScoreRow:
     scores: dict[str, Any]
     core_s: dict[str, float]
     map_row: dict[str, Any] | None = None
+    rejections: dict[str, int] = dataclasses.field(default_factory=dict)
+    """why the product was not found, see ``scoring.pose.Rejection``"""
     figures: dict[str, float] | None = None
     """of its map's faithfulness, where the video is in the sample; empty where it could not be examined"""
 
@@ -99,12 +105,14 @@ class ScoreRow:
 
     @staticmethod
     def table(rows: list["ScoreRow"], provenance: Provenance, with_maps: bool) -> pa.Table:
-        """SCORES columns, then core_s, figures and, on request, map: what the sink takes."""
+        """SCORES columns, then core_s, rejections, figures and, on request, map: what the sink takes."""
         common = dataclasses.asdict(provenance) | {"scored_at": datetime.datetime.now(datetime.UTC)}
         table = pa.Table.from_pylist([row.scores | common for row in rows], schema=SCORES)
         core = pa.array([row.core_s for row in rows], PREPARED.field("core_s").type)
         figures = pa.array([row.figures for row in rows], FIGURES)
-        table = table.append_column("core_s", core).append_column("figures", figures)
+        rejections = pa.array([row.rejections for row in rows], PREPARED.field("rejections").type)
+        table = table.append_column("core_s", core).append_column("rejections", rejections)
+        table = table.append_column("figures", figures)
         if with_maps:
             maps = pa.array([row.map_row for row in rows], pa.struct(list(MAPS)))
             table = table.append_column("map", maps)
@@ -120,7 +128,8 @@ def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: b
         status = Status.OK if any(outline is not None for outline in row["outlines"]) else Status.NOT_LOCALISED
     columns = {name: row[name] for name in ("video_id", "product_id", *_MEDIA)}
     columns |= dataclasses.asdict(scores) | {"status": str(status), "predicted_engagement": engagement}
-    return ScoreRow(columns, _known(row["core_s"]), _map_row(row, E) if with_map else None)
+    map_row = _map_row(row, E) if with_map else None
+    return ScoreRow(columns, _known(row["core_s"]), map_row, dict(row["rejections"] or ()))
 
 
 def product_map(row: dict[str, Any], size: int) -> np.ndarray | None:

@@ -34,7 +34,7 @@ from training.models import ModelSpec, load_checkpoint
 
 log = logging.getLogger(__name__)
 
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
 
@@ -161,7 +161,7 @@ def catalogue_of(videos_uri: str, products_uri: str | None) -> tuple[pa.Table, I
             )
         return videos, {}
     check_references(videos, products, videos_uri, products_uri or "")
-    return videos, _images_of(products)
+    return videos, images_of(products)
 
 
 def sampled(video_ids: list[str], at_most: int, seed: int = 0) -> frozenset[str]:
@@ -182,6 +182,8 @@ class Tally:
         self.figures: list[dict[str, float]] = []
         """of the examined videos"""
         self.examination_core_seconds = 0.0
+        self.rejections: collections.Counter[str] = collections.Counter()
+        """why the product was not found, of frames and views of products"""
         self.video_minutes = 0.0
         self.started = time.monotonic()
 
@@ -195,6 +197,7 @@ class Tally:
             self.video_minutes += (row["seconds"] or 0) / sample_fps / 60
             for stage in STAGES:
                 self.core_seconds[stage] += row["core_s"][stage] or 0.0
+            self.rejections.update(dict(row["rejections"] or ()))
             if row["figures"]:
                 figures = dict(row["figures"])
                 self.examination_core_seconds += figures.pop(EXAMINATION_CORE_S)
@@ -212,6 +215,7 @@ class Tally:
             "videos": {status.value: self.statuses[status] for status in Status},
             "errors": dict(self.errors),
             "error_examples": self.examples,
+            "product_rejections": dict(self.rejections.most_common()),
             "video_minutes": minutes,
             "videos_per_hour": 3600 * self.done / self.wall_seconds,
             "wall_seconds": self.wall_seconds,
@@ -236,6 +240,7 @@ def run_scoring(
     save_maps: bool,
     resources: Resources,
     on_progress: Callable[[Tally], None],
+    product_cache: str | None = None,
 ) -> Tally:
     """Score what the plan leaves to do."""
     plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
@@ -255,6 +260,7 @@ def run_scoring(
             resources,
             save_maps,
             plan.sample,
+            product_cache,
         )
         for rows in _tally_rows(graph):
             tally.add(rows, sampling.sample_fps)
@@ -331,6 +337,7 @@ def check_settings(sampling: SamplingConfig, product: ProductConfig, maps: MapCo
         {
             "--map-noise": maps.map_noise,
             "--working-short-side": product.working_short_side,
+            "--coarse-short-side": product.coarse_short_side,
             "--video-timeout": limits.video_timeout,
             "--video-memory-mb": limits.video_memory_mb,
         }
@@ -340,9 +347,11 @@ def check_settings(sampling: SamplingConfig, product: ProductConfig, maps: MapCo
         raise Refused(f"--match-ratio is {product.match_ratio}, expected a number above 0 and at most 1")
     if product.min_inliers < 4:
         raise Refused(f"--min-inliers is {product.min_inliers}, a homography needs at least 4")
+    if not 0 <= product.min_probability <= 1:
+        raise Refused(f"--min-probability is {product.min_probability}, expected a number from 0 to 1")
 
 
-def _images_of(products: pa.Table) -> Images:
+def images_of(products: pa.Table) -> Images:
     outlines = products["image_outlines"].to_pylist() if "image_outlines" in products.column_names else None
     rows = zip(products["product_id"].to_pylist(), products["image_uris"].to_pylist(), strict=True)
     return {

@@ -1,6 +1,7 @@
 """What can be set about scoring. Light to import: a command line is read before torch and Ray are loaded."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,19 @@ BRIEF = FaithfulnessConfig(levels=4, random_orders=1, brief=True)
 class ProductConfig:
     """How a product is looked for."""
 
-    working_short_side: int = 360
+    working_short_side: int = 576
     """short side to which frames are reduced before the search, pixels; smaller frames stay as they are"""
+    coarse_short_side: int = 288
+    """short side at which the whole frame is searched; the working one is for a closer look where that is needed"""
     match_ratio: float = 0.9
     """Lowe's ratio: the best match must be this much closer than the second"""
     min_inliers: int = 7
     """matches that must agree with one homography"""
+    product_method: Literal["outline", "hull"] = "outline"
+    """outline (the product's own outline by a checked homography), or hull (convex hull of unchecked matches, as
+    published)"""
+    min_probability: float = 0.25
+    """below this calibrated probability that it is the product and no look-alike, a second counts as without it"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,20 @@
 """A product warped by a known homography is found where it is, and never where it is not."""
 
+import dataclasses
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.video import sample_frames
 from catalog.world.packaging import draw_packaging
-from scoring.product import Detection, ProductIndex, View, locate, locate_in_frame, view_of
+from scoring.product import Detection, ProductIndex, Search, View, locate, view_of
 from scoring.settings import ProductConfig
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -108,16 +112,120 @@ def test_absent_product_is_not_found(product: list[View]):
     assert locate([scene(), scene(seed=4), *others], product) == [None] * 5
 
 
-@pytest.mark.xfail(strict=True, reason="packagings of one layout (frame, foot, barcode) are taken for one another")
 def test_another_packaging_of_the_same_layout_is_not_found():
     views = [view_of(png(draw_packaging(7, 2)))]
     frames = [placed(scene(), draw_packaging(7, other), quad_in(scene(), *UPRIGHT)) for other in (0, 30, 60)]
     assert locate(frames, views) == [None] * 3
 
 
-def test_mirrored_product_is_not_found(product: list[View]):
+def turned_colours(pixels: np.ndarray, degrees: int) -> np.ndarray:
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    hsv[:, :, 0] = (hsv[:, :, 0].astype(int) + degrees // 2) % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def test_the_same_print_in_other_colours_is_not_found_where_colours_are_known():
+    packaging, background = draw_packaging(7, 2), scene()
+    views, quad = [view_of(png(packaging))], quad_in(scene(), *UPRIGHT)
+    other = placed(background, turned_colours(packaging, 120), quad)
+    assert locate([other], views) == [None]
+    gray, small = cv2.cvtColor(other, cv2.COLOR_RGB2GRAY), cv2.resize(other, (112, 112), interpolation=cv2.INTER_AREA)
+    assert locate([gray], views, colours=[small]) == [None]
+    assert locate([gray], views) != [None]
+
+
+@pytest.mark.parametrize("light", [(1.15, 1.0, 0.8), (0.8, 1.0, 1.2)])
+def test_light_of_another_colour_does_not_hide_the_product(light: tuple[float, float, float]):
+    packaging = draw_packaging(7, 2)
+    frame = placed(scene(), packaging, quad_in(scene(), *UPRIGHT)) * np.array(light)
+    grey = cv2.cvtColor(placed(scene(), packaging, quad_in(scene(), *UPRIGHT)), cv2.COLOR_RGB2GRAY)
+    frames = [frame.clip(0, 255).astype(np.uint8), cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)]
+    assert None not in locate(frames, [view_of(png(packaging))])
+
+
+def test_product_in_mirrored_footage_is_found_with_its_corners_where_they_are(product: list[View]):
+    frame = placed(scene(), CARD, quad_in(scene(), *POSES["in perspective"]))
+    (found,) = locate([np.ascontiguousarray(frame[:, ::-1])], product)
+    assert found is not None
+    mirrored = np.reshape(POSES["in perspective"], (4, 2)) * (-1, 1) + (1, 0)
+    np.testing.assert_allclose(found.quad, mirrored, atol=0.02)
+
+
+def test_a_mirrored_copy_beside_the_product_is_not_taken_for_it(product: list[View]):
+    both = placed(
+        scene(), np.ascontiguousarray(CARD[:, ::-1]), quad_in(scene(), 0.05, 0.1, 0.45, 0.1, 0.45, 0.4, 0.05, 0.4)
+    )
+    both = placed(both, CARD, quad_in(both, 0.5, 0.5, 0.9, 0.5, 0.9, 0.8, 0.5, 0.8))
+    (found,) = locate([both], product)
+    assert found is not None
+    np.testing.assert_allclose(found.quad, np.reshape((0.5, 0.5, 0.9, 0.5, 0.9, 0.8, 0.5, 0.8), (4, 2)), atol=0.02)
+
+
+@pytest.mark.parametrize("covered", [(0.2, 0.5, 0.8, 0.9), (0.5, 0.1, 0.9, 0.9)])
+def test_half_covered_product_keeps_its_whole_outline_and_is_likely(product: list[View], covered: tuple[float, ...]):
     frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
-    assert locate([np.ascontiguousarray(frame[:, ::-1])], product) == [None]
+    left, top, right, bottom = (round(c * s) for c, s in zip(covered, (480, 640) * 2, strict=True))
+    frame[top:bottom, left:right] = scene(seed=8)[top:bottom, left:right]
+    (found,) = locate([frame], product)
+    assert found is not None
+    assert found.probability is not None
+    assert found.probability > 0.9
+    np.testing.assert_allclose(found.quad, np.reshape(UPRIGHT, (4, 2)), atol=0.02)
+
+
+def test_a_second_that_looks_like_the_one_before_is_searched_once(product: list[View]):
+    shown, noise = placed(scene(), CARD, quad_in(scene(), *UPRIGHT)), np.random.default_rng(0)
+    again = np.clip(shown + noise.integers(-2, 3, shown.shape), 0, 255).astype(np.uint8)
+    moved = placed(scene(), CARD, quad_in(scene(), *UPRIGHT) + np.array([2, 0]))
+    search = Search([shown, again, moved], ProductConfig())
+    assert search.frames[0] is search.frames[1] is not search.frames[2]
+    first, second, third = search.locate(product)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    np.testing.assert_array_equal(first.quad, second.quad)
+    np.testing.assert_allclose((third.quad - first.quad)[:, 0] * 480, 2, atol=0.5)
+
+
+def test_one_search_answers_for_several_products(product: list[View]):
+    frames = [placed(scene(), CARD, quad_in(scene(), *UPRIGHT)), scene()]
+    search, other = Search(frames), [view_of(png(draw_card(31)))]
+    assert search.locate(other) == [None, None]
+    ours, alone = search.locate(product), locate(frames, product)
+    assert [f is not None for f in ours] == [f is not None for f in alone] == [True, False]
+
+
+def test_every_look_that_finds_nothing_is_counted_with_its_reason(product: list[View]):
+    search = Search([scene(), scene(seed=4)])
+    search.locate(product)
+    # two frames as they are, and the first mirrored
+    assert search.rejections == {"few_matches": 3}
+    look_alike = placed(scene(), draw_packaging(7, 10), quad_in(scene(), *UPRIGHT))
+    search = Search([look_alike], ProductConfig(min_inliers=4))
+    assert search.locate([view_of(png(draw_packaging(7, 9)))]) == [None]
+    assert search.rejections["unlike"] > 0
+
+
+def test_a_lone_second_needs_to_be_sure():
+    views = [view_of(png(CARD))]
+    faint = cv2.GaussianBlur(placed(scene(), CARD, quad_in(scene(), *POSES["small"])), (0, 0), 4.0)
+    config = ProductConfig(min_probability=0.0, min_inliers=4)
+    (alone,) = locate([faint], views, config)
+    assert alone is not None
+    assert alone.probability is not None
+    assert alone.probability < 0.9
+    assert locate([scene(), faint, scene(seed=4)], views, config) == [None] * 3
+
+
+def test_the_published_method_gives_the_hull_of_all_matches(product: list[View]):
+    config = ProductConfig(product_method="hull")
+    frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
+    found, absent = locate([frame, np.zeros_like(frame)], product, config)
+    assert absent is None
+    assert found is not None
+    assert found.probability is None
+    assert cv2.isContourConvex((found.outline * 1000).astype(np.int32))
+    assert 0.3 < iou(found, quad_in(frame, *UPRIGHT), frame) < 0.99
 
 
 def test_there_is_one_answer_a_frame_in_order(product: list[View]):
@@ -223,6 +331,7 @@ def test_half_the_packaging_given_as_outline_finds_that_half():
 UNUSABLE = {
     "empty file": (b"", "not an image"),
     "text": (b"<html>404</html>", "not an image"),
+    "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "not an image"),
     "half a file": (png(CARD)[:60], "not an image"),
     "white": (png(np.full((300, 300, 3), 255, np.uint8)), "0 features.*sharp photo"),
     "one colour, transparent": (png(np.full((300, 300, 4), (200, 30, 30, 0), np.uint8)), "features.*sharp photo"),
@@ -279,14 +388,53 @@ def test_the_index_keeps_no_more_products_than_its_capacity():
     assert [name in index for name in ("a", "b", "c")] == [False, True, True]
 
 
-@pytest.mark.parametrize("depth", ["grey", "16 bit", "jpeg"])
-def test_images_of_other_kinds_are_read(depth: str):
-    bgr = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR)
+def test_views_are_kept_between_runs_and_give_the_same_detections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = str(tmp_path / "views")
+    outline = [10.0, 10, 340, 10, 340, 430, 10, 430]
+    made = ProductIndex(folder=folder).add("p1", [png(CARD), png(CARD)], [None, outline])
+    assert len(list((tmp_path / "views").iterdir())) == 2
+    monkeypatch.setattr("scoring.product_index.view_of", None)  # whoever computes again fails
+    kept = ProductIndex(folder=folder).add("another product", [png(CARD), png(CARD)], [None, outline])
+    frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
+    for before, after in zip(made, kept, strict=True):
+        (first,), (second,) = locate([frame], [before]), locate([frame], [after])
+        assert first is not None
+        assert second is not None
+        np.testing.assert_array_equal(first.quad, second.quad)
+        assert (first.inliers, first.probability) == (second.inliers, second.probability)
+
+
+def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path):
+    folder = str(tmp_path)
+    ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:1000])
+    (view,) = ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
+    assert len(view.features) >= 16
+    assert kept.read_bytes() == whole
+
+
+def saved(image: Image.Image, form: str, **options: Any) -> np.ndarray:
+    content = io.BytesIO()
+    image.save(content, form, **options)
+    return np.frombuffer(content.getvalue(), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["grey", "16 bit", "jpeg", "cmyk", "palette", "animated", "20,000 px"])
+def test_images_of_other_kinds_are_read(kind: str):
+    bgr, image = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR), Image.fromarray(CARD)
+    strip = np.full((6000, 20_000), 255, np.uint8)
+    strip[500:5500, 500:4500] = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), (4000, 5000))
     content = {
         "grey": cv2.imencode(".png", cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))[1],
         "16 bit": cv2.imencode(".png", bgr.astype(np.uint16) * 257)[1],
         "jpeg": cv2.imencode(".jpg", bgr)[1],
-    }[depth].tobytes()
+        "cmyk": saved(image.convert("CMYK"), "JPEG"),
+        "palette": saved(image.convert("P"), "PNG"),
+        "animated": saved(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)]),
+        "20,000 px": cv2.imencode(".jpg", strip)[1],
+    }[kind].tobytes()
     (found,) = locate([placed(scene(), CARD, quad_in(scene(), *UPRIGHT))], [view_of(content)])
     assert found is not None
     np.testing.assert_allclose(found.quad, np.reshape(UPRIGHT, (4, 2)), atol=0.02)
@@ -294,9 +442,9 @@ def test_images_of_other_kinds_are_read(depth: str):
 
 def test_more_inliers_asked_for_than_there_are_find_nothing(product: list[View]):
     frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
-    found = locate_in_frame(frame, product, ProductConfig())
+    (found,) = locate([frame], product)
     assert found is not None
-    assert locate_in_frame(frame, product, ProductConfig(min_inliers=found.inliers * 3)) is None
+    assert locate([frame], product, ProductConfig(min_inliers=found.inliers * 3)) == [None]
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +469,31 @@ def test_book_on_a_shelf_is_found_in_every_second_where_it_is(labels: list[dict]
     for frame, detection in zip(label["frames"], found, strict=False):
         assert detection is not None, frame["t"]
         assert iou(detection, np.reshape(frame["quad"], (4, 2)), canvas) >= 0.9, frame["t"]
+
+
+@pytest.mark.parametrize(
+    ("video", "least", "least_iou"),
+    [
+        ("visp/video-postcard.mp4", 7, 0.95),
+        ("visp/tutorial_tracking_keypoint_video-postcard.mp4", 3, 0.95),
+        ("opencv_box/box.mp4", 14, 0.9),
+        ("visp/cube_video.mp4", 16, 0.9),
+    ],
+)
+def test_real_products_are_found_where_they_were_labelled(labels: list[dict], video: str, least: int, least_iou: float):
+    label, found = real_product(labels, video)
+    overlaps = []
+    for frame, detection in zip(label["frames"], found, strict=False):
+        if frame["state"] == "covered" and frame["t"] not in (6, 11, 14):  # a third of the mug shows in these
+            assert detection is None, frame["t"]
+        elif frame["state"] == "visible" and detection is not None:
+            width, height = label["size"]
+            clipped = np.clip(detection.outline * (width, height), 0, (width - 1, height - 1)) / (width, height)
+            shown = dataclasses.replace(detection, outline=clipped)
+            canvas = np.zeros((height, width, 3), np.uint8)
+            overlaps.append(iou(shown, np.reshape(frame["polygon_clipped"], (-1, 2)), canvas))
+    assert len(overlaps) >= least
+    assert np.median(overlaps) >= least_iou
 
 
 def test_book_covered_by_a_film_is_never_found(labels: list[dict]):

@@ -132,6 +132,7 @@ def test_scores_of_every_row_hang_together(catalogue: Catalogue, scored: subproc
         found = [quad is not None for quad in row["product_quads"]]
         assert len(found) == len(row["product_inliers"]) == 3
         assert [n > 0 for n in row["product_inliers"]] == found
+        assert [p > 0 for p in row["product_probability"]] == found
         assert any(found) == (row["status"] == "ok")
         if row["status"] == "ok":
             assert row["pe_score"] == pytest.approx(row["e_on_product"] * row["p_score"])
@@ -148,6 +149,12 @@ def test_provenance_is_the_same_in_every_row(catalogue: Catalogue, scored: subpr
         assert {row[column] for row in rows} == {summary["provenance"][column]}
         assert summary["provenance"][column]
     assert summary["config"]["max_seconds"] == 3
+
+
+def test_run_json_says_why_products_were_not_found(catalogue: Catalogue, scored: subprocess.CompletedProcess):
+    summary = json.loads((catalogue.folder / "mixed" / "run.json").read_text())
+    # the stranger's three seconds, and at least one of them mirrored
+    assert summary["product_rejections"]["few_matches"] >= 4
     assert summary["config"]["max_duration"] == 5
 
 

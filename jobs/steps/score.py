@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from catalog import storage
 from catalog.schemas import Status
 from jobs.command import (
     DONE,
@@ -36,6 +37,8 @@ def main(config: ScoreConfig) -> int:
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
         settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos,
     )  # fmt: skip
+    if (cache := _cache_of(config)) is not None:
+        storage.check_writable(cache)
     console.print(
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
@@ -77,7 +80,7 @@ def _score(
         try:
             tally = run_scoring(
                 plan, model, provenance, config.sampling, config.product, config.maps, config.limits,
-                config.save_maps, resources, on_progress,
+                config.save_maps, resources, on_progress, _cache_of(config),
             )  # fmt: skip
         finally:
             progress.close()
@@ -86,6 +89,10 @@ def _score(
     run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
     return _exit_code(config, summary)
+
+
+def _cache_of(config: ScoreConfig) -> str | None:
+    return None if config.product_cache is None else storage.absolute(config.product_cache)
 
 
 def print_evidence(evidence: dict) -> None:
