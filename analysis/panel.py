@@ -140,7 +140,9 @@ def _carried(values: pd.DataFrame, limit: int) -> tuple[pd.DataFrame, np.ndarray
     last = np.maximum.accumulate(np.where(known, days, -1), axis=1)
     following = np.minimum.accumulate(np.where(known, days, len(days))[:, ::-1], axis=1)[:, ::-1]
     closed = ~known & (last >= 0) & (following - last - 1 <= limit)
-    filled = values.where(~closed, np.take_along_axis(values.to_numpy(float), last.clip(0), axis=1))
+    numbers = values.to_numpy(float)
+    numbers = np.where(closed, np.take_along_axis(numbers, last.clip(0), axis=1), numbers)
+    filled = pd.DataFrame(numbers, values.index, values.columns)
     return filled, closed.sum(axis=1)
 
 
