@@ -2,6 +2,7 @@
 ones of ../shared/data."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from catalog.video import iter_frames
 from catalog.world import make_world
 from scoring.product import View, view_of
 from scoring.settings import ProductConfig
+from training.decode import network_input
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 CANVAS_PX = 360
@@ -25,19 +27,22 @@ class Case:
     """Frames of one video beside one product, and per second the group it counts in and the true quad."""
 
     frames: list[np.ndarray]
+    colours: list[np.ndarray]
     views: list[View]
     image: Path
     """the product's catalogue photo"""
     outline: list[float] | None
     """the product in it"""
-    groups: list[str | None]
+    groups: Sequence[str | None]
     """named "false: ..." where the product does not show; None: not counted"""
-    quads: list[np.ndarray | None]
+    quads: Sequence[np.ndarray | None]
     """(K, 2), fractions of the frame"""
 
 
-def frames_of(video: Path) -> list[np.ndarray]:
-    return [frame.gray(ProductConfig().working_short_side) for frame in iter_frames(video)]
+def frames_of(video: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Its sampled frames in grey, and small in colour, as the scoring job gives them to the search."""
+    frames = list(iter_frames(video))
+    return [frame.gray(ProductConfig().working_short_side) for frame in frames], [network_input(f, 112) for f in frames]
 
 
 def made_up_cases(folder: Path, videos: int, seed: int) -> list[Case]:
@@ -55,14 +60,16 @@ def made_up_cases(folder: Path, videos: int, seed: int) -> list[Case]:
     rows = pq.read_table(world.videos).to_pylist()
     cases = []
     for number, row in enumerate(rows):
-        frames, true = frames_of(world.folder / row["video_uri"]), truth[row["video_id"]]
+        (frames, colours), true = frames_of(world.folder / row["video_uri"]), truth[row["video_id"]]
         states = zip(true["product_share"], true["occluded"], strict=True)
         quads = [None if quad is None else np.reshape(quad, (-1, 2)) for quad in true["product_quads"]]
-        cases.append(Case(frames, *product_of(row["product_id"]), [group_of(*state) for state in states], quads))
+        groups = [group_of(*state) for state in states]
+        cases.append(Case(frames, colours, *product_of(row["product_id"]), groups, quads))
         other = rows[(number + 5) % len(rows)]["product_id"]
         if other != row["product_id"]:
             none = [None] * len(frames)
-            cases.append(Case(frames, *product_of(other), ["false: made-up look-alike"] * len(frames), list(none)))
+            groups = ["false: made-up look-alike"] * len(frames)
+            cases.append(Case(frames, colours, *product_of(other), groups, list(none)))
     return cases
 
 
@@ -93,8 +100,8 @@ def real_cases() -> list[Case]:
         ]
         polygons = [label["polygon_clipped"] for label in labels]
         quads = [None if polygon is None else np.array(polygon) / size for polygon in polygons]
-        frames = frames_of(DATA / pair["video"])[: len(labels)]
-        cases.append(Case(frames, [view_of(image.read_bytes(), outline)], image, outline, groups, quads))
+        frames, colours = (film[: len(labels)] for film in frames_of(DATA / pair["video"]))
+        cases.append(Case(frames, colours, [view_of(image.read_bytes(), outline)], image, outline, groups, quads))
     return cases
 
 

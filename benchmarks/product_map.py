@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.composites import SWEEPS, Composite, Pose, composites, packaging, recoloured, retitled
-from benchmarks.labelled_videos import DATA, Case, iou, made_up_cases, real_cases, short_form_videos
+from benchmarks.labelled_videos import DATA, Case, frames_of, iou, made_up_cases, real_cases, short_form_videos
 from benchmarks.practitioner import PlainProduct, sampled
 from benchmarks.product_map_tables import HIT_IOU, Counts, Results, print_calibration, print_costs, print_results
 from catalog.isolation import IsolatedWorker
@@ -128,7 +128,7 @@ def measure_look_alikes(results: Results, fronts: dict[int, np.ndarray], views: 
 def measure_videos(results: Results, cases: Sequence[Case], quick: bool) -> None:
     for case in cases:
         for way, config in ways(quick).items():
-            found, core_s, search = searched(case.frames, case.views, config)
+            found, core_s, search = searched(case.frames, case.views, config, case.colours)
             for detection, group, quad in zip(found, case.groups, case.quads, strict=True):
                 if group is not None:
                     results.videos[group, way].add([detection], [quad], core_s / len(found))
@@ -145,8 +145,8 @@ def measure_videos(results: Results, cases: Sequence[Case], quick: bool) -> None
 def measure_absent(results: Results, products: Sequence[list[View]], quick: bool) -> None:
     """Every product that none of the videos shows, in every second of them."""
     for path in short_form_videos():
-        frames = [frame.gray(ProductConfig().working_short_side) for frame in iter_frames(path)]
-        search = Search(frames)
+        frames, colours = frames_of(path)
+        search = Search(frames, None, colours)
         for views in products[:: 4 if quick else 1]:
             results.absent.add(search.locate(views), [None] * len(frames), 0.0)
         results.rejections += search.rejections
@@ -154,9 +154,9 @@ def measure_absent(results: Results, products: Sequence[list[View]], quick: bool
 
 def measure_cost_of_absence(results: Results, views: list[View], plain: PlainProduct, quick: bool) -> None:
     for path in short_form_videos():
-        frames = [frame.gray(ProductConfig().working_short_side) for frame in iter_frames(path)]
+        frames, colours = frames_of(path)
         for way, config in ways(quick).items():
-            found, core_s, _ = searched(frames, views, config)
+            found, core_s, _ = searched(frames, views, config, colours)
             results.videos["false: real, other video", way].add(found, [None] * len(frames), core_s)
         pictures = [cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) for frame in frames[::3]]
         hits, core_s = plainly_found(pictures, plain)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from scoring.catalogue_image import View, view_of
-from scoring.colours import colour_agreement
+from scoring.colours import recoloured
 from scoring.likeness import likeness, probability_of
 from scoring.pose import Rejection, fit, hull_of_matches, implausible, out_of_size, projected
 from scoring.product_index import ProductIndex
@@ -38,8 +38,6 @@ SURE = 0.9
 """probability with which a second is believed that has no neighbour with the product"""
 BESIDE_SURE = 0.05
 """probability that is enough in a second beside a sure one, where the same thing is in sight"""
-COLOUR_AGREEMENT = 0.05
-"""below this correlation of colours it is another product with the same print"""
 COLOURS_PX = 112
 THUMBNAIL_PX = 48
 SAME_LEVELS = 3
@@ -192,18 +190,13 @@ class Search:
         probability = 0.0 if rejection else probability_of(likeness(frame.gray, view, homography))
         if rejection is None and probability < least:
             rejection = Rejection.UNLIKE
-        if rejection is None and not self._same_colours(frame, view, homography):
+        size = frame.gray.shape[::-1]
+        if rejection is None and frame.colours is not None and recoloured(frame.colours, view, homography, size):
             rejection = Rejection.OTHER_COLOURS
         if rejection is not None:
             self.rejections[rejection] += 1
             return None
         return _Sighting(view, homography, inliers, probability)
-
-    def _same_colours(self, frame: "_Frame", view: View, homography: np.ndarray) -> bool:
-        if frame.colours is None:
-            return True
-        agreement = colour_agreement(frame.colours, view, homography, frame.gray.shape[::-1])
-        return agreement is None or agreement >= COLOUR_AGREEMENT
 
     def _hull(self, frame: "_Frame", product: Sequence[View]) -> Detection | None:
         hulls = [hull_of_matches(frame.features, view) for view in product]

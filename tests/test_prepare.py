@@ -4,12 +4,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from mixed_catalogue import write_clip, write_strange_card
 
 from catalog import storage
 from catalog.errors import ErrorCode, VideoError
 from catalog.sampling import SamplingConfig
+from catalog.world import WorldPaths
 from scoring.prepare import Prepared, Request, make_prepare
 from scoring.settings import ProductConfig
 
@@ -57,3 +59,22 @@ def test_an_image_that_may_come_the_next_time_is_not_gone_without(
     with pytest.raises(VideoError, match="did not arrive") as failure:
         prepared(tmp_path, "card.png", "nowhere.png")
     assert failure.value.code == ErrorCode.NO_PRODUCT_IMAGE
+
+
+def test_products_are_found_behind_coloured_overlays_and_nowhere_else(small_world: WorldPaths) -> None:
+    prepare = make_prepare(SamplingConfig(), ProductConfig(), 112)
+    images = {row["product_id"]: row["image_uris"] for row in pq.read_table(small_world.products).to_pylist()}
+    truth = {row["video_id"]: row for row in pq.read_table(small_world.truth).to_pylist()}
+    seen, false = [], 0
+    for row in pq.read_table(small_world.videos).to_pylist():
+        uris = tuple(str(small_world.folder / uri) for uri in images[row["product_id"]])
+        found = prepare(Request(str(small_world.folder / row["video_uri"]), row["product_id"], uris)).detections
+        true = truth[row["video_id"]]
+        assert found is not None
+        for detection, share, occluded in zip(found, true["product_share"], true["occluded"], strict=True):
+            if share >= 0.05 and not occluded:
+                seen.append(detection is not None)
+            false += share == 0 and detection is not None
+    assert len(seen) > 20
+    assert np.mean(seen) >= 0.95
+    assert false == 0
