@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
@@ -134,8 +135,11 @@ def dataset(clips: Clips, rows: pd.DataFrame, input_size: int, shuffled_by: int 
     if fit_in_memory(placed["seconds"], input_size):
         with ThreadPoolExecutor(os.cpu_count()) as readers:
             table = pa.concat_tables(readers.map(lambda part: _squashed(part, wanted[part], input_size), parts))
+        # by id first: which clips share a part differs from one decoding to the next
+        rows_in_order = pc.sort_indices(table["video_id"])
         if shuffled_by is not None:
-            table = table.take(order.permutation(table.num_rows))
+            rows_in_order = rows_in_order.take(order.permutation(table.num_rows))
+        table = table.take(rows_in_order)
         return ray.data.from_arrow([table.slice(i, ROWS_A_BLOCK) for i in range(0, table.num_rows, ROWS_A_BLOCK)])
     if shuffled_by is not None:
         parts = [parts[i] for i in order.permutation(len(parts))]
