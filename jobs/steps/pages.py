@@ -14,8 +14,10 @@ from catalog.isolation import IsolatedWorker
 from catalog.schemas import Status
 from jobs.command import ProgressLog, console
 from jobs.steps.scored import ScoredFolder
+from scoring.output import OutputFolder
 from scoring.settings import VideoLimits
 from views.creative_comparison import creatives_page
+from views.figures import mean_maps, space_figure, time_figure
 from views.names import file_stem
 from views.preview import Thumbnail
 from views.report import ends, once_each, ranked, report_page
@@ -41,6 +43,15 @@ def check_page(uri: str) -> None:
         raise Refused(f"--output {uri} cannot be written: {why}; name another file") from error
     if is_folder:
         raise Refused(f"--output {uri} is a folder; name the file too, such as {uri.rstrip('/')}/report.html")
+
+
+def figures_over(scored: ScoredFolder) -> dict[str, dict[str, bytes]]:
+    """``time`` where a video has a PE and ``space`` where maps were saved: format -> file."""
+    scores = once_each(scored.scores)
+    time, means = time_figure(scores, scored.sampling.sample_fps), mean_maps(OutputFolder(scored.uri).maps(), scores)
+    aspect = pc.approximate_median(pc.divide(pc.cast(scores["height"], "double"), scores["width"])).as_py()
+    space = space_figure(means, aspect or 1.0) if means.videos else None
+    return {name: files for name, files in (("time", time), ("space", space)) if files}
 
 
 class PageMaker:

@@ -16,10 +16,11 @@ from jobs.command import (
 )
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
+from jobs.steps.score_record import Course, record, tags_of, title_of
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
-from scoring.rows import STAGES, Provenance
+from scoring.rows import Provenance
 from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
 from tracking import registry
 from tracking.names import SCORING_RUNS
@@ -55,8 +56,8 @@ def main(config: ScoreConfig) -> int:
         _print_resources(plan, resources, cluster)
         if config.dry_run:
             return DONE
-        tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
-        with open_run(SCORING_RUNS, f"score {plan.videos.num_rows} videos", tags) as run:
+        tags = tags_of(config.videos, model, plan.output.uri)
+        with open_run(SCORING_RUNS, title_of(config.videos, model), tags) as run:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
 
 
@@ -65,7 +66,7 @@ def _score(
 ) -> int:
     run.params(resolved(config) | {"config_hash": plan.config_hash})
     provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
-    progress = ProgressLog("scoring", plan.videos.num_rows)
+    progress, course = ProgressLog("scoring", plan.videos.num_rows), Course(run)
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
@@ -75,7 +76,7 @@ def _score(
             watch.alive()
             failed = tally.statuses[Status.FAILED]
             progress.update(tally.done, f"{failed} failed" if failed else "")
-            run.metrics(_figures(tally.summary(cores)), step=tally.done)
+            course.follow(tally, cores)
 
         try:
             tally = run_scoring(
@@ -85,9 +86,8 @@ def _score(
         finally:
             progress.close()
     summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
-    run.metrics(_figures(summary), step=tally.done)
-    run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
+    record(run, config, model, plan.output.uri, summary)
     return _exit_code(config, summary)
 
 
@@ -103,14 +103,6 @@ def print_evidence(evidence: dict) -> None:
 def _exit_code(config: ScoreConfig, summary: dict) -> int:
     failed = summary["videos"][Status.FAILED] / max(summary["rows"], 1)
     return TOO_MANY_FAILED if failed > config.max_failed_fraction else DONE
-
-
-def _figures(summary: dict) -> dict[str, float]:
-    figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
-    by_stage = summary["core_seconds_per_video_minute_by_stage"]
-    figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
-    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency")}
-    return {k: v for k, v in figures.items() if v is not None}
 
 
 def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, float]) -> None:

@@ -72,7 +72,7 @@ def main(plan: Plan) -> int:
         cluster = ray.cluster_resources()
         if config.dry_run:
             return DONE
-        with open_run(TRAINING_RUNS, plan.name, tags_of(plan) | {"sweep": "parent"}, resume_id) as parent:
+        with open_run(TRAINING_RUNS, plan.title, tags_of(plan) | {"sweep": "parent"}, resume_id) as parent:
             remember_run(config.storage, plan.name, plan.digest, parent)
             parent.params(plan.settings)
             clips = decoded(plan, cluster)
@@ -93,7 +93,7 @@ def main(plan: Plan) -> int:
             console.print(f"going on with {attempts[best].title}")
             chosen = attempts[best].plan
             tags = tags_of(chosen) | {"sweep": "best"}
-            title = f"{plan.name} best"
+            title = f"{plan.title} best"
             earlier = (parent.children() or {}).get(title)
             with open_run(TRAINING_RUNS, title, tags, earlier, parent) as run:
                 outcome = trained(chosen, scaling, run, cluster)

@@ -36,7 +36,7 @@ from jobs.steps.judge import judge, print_judged, publish
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import CHALLENGER, MODEL_NAME, SHUFFLED, TRAINING_RUNS
-from tracking.runs import Run, open_run, ui_command
+from tracking.runs import Run, open_run, table_name, ui_command
 from training.clips import Clips, cached_clips
 from training.models import EngagementModel, ModelSpec, load_pretrained
 from training.near_copies import near_copies
@@ -74,7 +74,14 @@ class Plan:
     """of the settings and examples"""
     data_digest: str
     name: str
+    """of the folder in --storage"""
     init_weights: bytes | None
+
+    @property
+    def title(self) -> str:
+        """The run's name in MLflow."""
+        learned = f"{self.spec.target} by {self.spec.architecture} on {table_name(self.config.videos)}"
+        return self.config.name or f"{learned}, {self.digest[:6]}"
 
 
 def main(config: TrainConfig) -> int:
@@ -92,7 +99,7 @@ def main(config: TrainConfig) -> int:
         console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
             return DONE
-        with open_run(TRAINING_RUNS, plan.name, tags_of(plan), resume_id) as run:
+        with open_run(TRAINING_RUNS, plan.title, tags_of(plan), resume_id) as run:
             remember_run(config.storage, plan.name, plan.digest, run)
             return trained(plan, scaling, run, ray.cluster_resources()).exit_code
 
@@ -144,6 +151,7 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
 def tags_of(plan: Plan) -> dict[str, str]:
     config = plan.config
     return {
+        "catalogue": table_name(config.videos),
         "target": config.targets.target,
         "residualized_on": plan.spec.residualized_on or "nothing",
         "architecture": config.architecture,
@@ -165,7 +173,7 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
     begun = time.monotonic()
     run.params(plan.settings)
     run.dictionary(plan.settings, "config.json")
-    run.table_input("videos", config.videos, plan.examples, "training")
+    run.table_input(table_name(config.videos), config.videos, plan.examples, "training")
     since = time.monotonic()
     clips = decoded(plan, cluster)
     run.metrics({"clips/reused": float(clips.reused), "clips/seconds": time.monotonic() - since})
