@@ -229,10 +229,10 @@ def pace(task: Task) -> str:
     rate = mean if task.finished else task.speed or mean
     if not rate or elapsed is None:
         return ""
-    per, unit = next(((s, u) for s, u in ((1, "second"), (60, "minute")) if rate * s >= 1), (3600, "hour"))
+    per, unit = next(((s, u) for s, u in ((1, "a second"), (60, "a minute")) if rate * s >= 1), (3600, "an hour"))
     seconds, what = (elapsed, "in all") if task.finished else (((task.total or 0) - task.completed) / rate, "left")
     number = f"{rate * per:,.0f}" if rate * per >= 100 else f"{rate * per:.2g}"
-    return f"{number} a {unit}, {datetime.timedelta(seconds=round(seconds))} {what}"
+    return f"{number} {unit}, {datetime.timedelta(seconds=round(seconds))} {what}"
 
 
 class StallWatch:

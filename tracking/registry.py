@@ -61,12 +61,8 @@ class StoredModel:
 
     @property
     def name(self) -> str:
-        """Short, for people: ``pe-engagement 3``."""
-        return (
-            f"{MODEL_NAME} {self.version}"
-            if self.uri.startswith("models:/")
-            else f"{Path(self.uri).name} {self.version}"
-        )
+        """Short, for people: ``model 3``."""
+        return f"model {self.version}" if self.uri.startswith("models:/") else f"{Path(self.uri).name} {self.version}"
 
     @property
     def link(self) -> str:
@@ -151,10 +147,10 @@ def _origin(uri: str, version: str) -> tuple[str | None, str | None]:
     """Ids of the training run and of the logged model."""
     if uri.startswith("runs:/"):
         return version, None
-    registered = MlflowClient().get_model_version(
-        uri.removeprefix("models:/").partition("@")[0].partition("/")[0], version
-    )
-    return registered.run_id, registered.model_id
+    name = re.split(r"[@/]", uri.removeprefix("models:/"))[0]
+    registered = MlflowClient().get_model_version(name, version)
+    logged = re.fullmatch(r"models:/(m-\w+)", registered.source or "")
+    return registered.run_id, logged and logged[1]
 
 
 def card_of(model: StoredModel) -> str | None:

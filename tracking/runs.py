@@ -21,6 +21,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from catalog import storage
 from tracking.names import ABOUT, LOCAL_STORE, PROJECT
+from tracking.views import VIEW_TAG, saved_view
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,11 @@ def table_name(uri: str) -> str:
     """What people call a table: ``world/videos`` of ``s3://bucket/world/videos.parquet``."""
     folder, _, file = storage.absolute(uri).rpartition("/")
     return f"{folder.rpartition('/')[2]}/{file.partition('.')[0]}"
+
+
+def shown(value: float) -> float:
+    """Whole numbers as they are, others to five digits: the UI shows all sixteen, which hides what differs."""
+    return float(value) if float(value).is_integer() else float(f"{value:.5g}")
 
 
 def run_link(run_id: str, text: str) -> str:
@@ -129,7 +135,7 @@ class Run:
     @_never_fatal
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         now = get_current_time_millis()
-        values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        values = [Metric(k, shown(v), now, step) for k, v in metrics.items()]
         MlflowClient().log_batch(self._id, metrics=values)
 
     @_never_fatal
@@ -249,5 +255,9 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     # a server keeps artifacts where it was told to; a local database would put them under the current directory
     database = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
     location = (Path(database).absolute().parent / "artifacts" / name).as_uri() if database else None
-    about = {"mlflow.note.content": ABOUT[name], "mlflow.experimentKind": "custom_model_development"}
+    about = {
+        "mlflow.note.content": ABOUT[name],
+        "mlflow.experimentKind": "custom_model_development",
+        VIEW_TAG: saved_view(name),
+    }
     return client.create_experiment(name, artifact_location=location, tags=about)

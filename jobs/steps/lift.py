@@ -29,7 +29,7 @@ from jobs.lift import LiftConfig
 from scoring.output import read_maps, read_scores
 from tracking.names import LIFT_RUNS
 from tracking.runs import Run, git_commit, open_run, run_link, table_name
-from views.lift import lift_page, lift_tables
+from views.lift import lift_charts, lift_page, lift_tables
 
 DEFAULT_CONTROLS = ("followers", "duration_s", "price")
 SHOWN = 5
@@ -199,7 +199,8 @@ def _lifts_of(shared: tuple[Panel, Treatment], chosen: np.ndarray) -> StageOne:
 def _publish(found: Study, about: dict[str, Any], output: str, run: Run, scoring_runs: str) -> None:
     summary = {**dataclasses.asdict(found.verdict), **about}
     summary = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    page = lift_page(found, about, notes(found.inputs.mended))
+    charts = lift_charts(found)
+    page = lift_page(found, charts, about, notes(found.inputs.mended))
     files = {
         "lifts.parquet": _parquet(found.stage_one.table, LIFTS),
         "stage2.parquet": _parquet(found.stage_two, STAGE_TWO),
@@ -220,6 +221,8 @@ def _publish(found: Study, about: dict[str, Any], output: str, run: Run, scoring
     for name, data in files.items():
         if not name.endswith(".parquet"):
             run.text(data.decode(), name)
+    for name, chart in charts.items():
+        run.text(chart, f"plots/{name}.svg")
     for said in ("", *found.verdict.says, *found.verdict.does_not_say, found.verdict.data_needed):
         console.print(said)
     for doubt in found.verdict.doubts:

@@ -83,8 +83,8 @@ class PageMaker:
             self._thumbnails(outermost), links, prefix,
         )  # fmt: skip
 
-    def page_of(self, video_id: str) -> str:
-        """Of one video. Raises Refused where it was not scored."""
+    def page_of(self, video_id: str, home: str | None = None) -> str:
+        """Of one video; home: address of the catalogue's page. Raises Refused where it was not scored."""
         row = self._scored_row(video_id)
         video = _row(self.videos, "video_id", video_id) or {}
         is_failed = row["status"] == Status.FAILED
@@ -96,6 +96,7 @@ class PageMaker:
             self.scored.summary, self.scored.settings,
             video | {"product_title": product.get("title")},
             self._categories(),
+            home,
         )  # fmt: skip
 
     def creatives(self, *video_ids: str) -> str:
@@ -127,7 +128,7 @@ class PageMaker:
         links = {}
         for done, video_id in enumerate(video_ids, 1):
             file = f"{beside}/{file_stem(video_id)}.html"
-            storage.write_bytes_atomically(f"{folder}/{file}", self.page_of(video_id).encode())
+            storage.write_bytes_atomically(f"{folder}/{file}", self.page_of(video_id, f"../{quote(name)}").encode())
             links[video_id] = quote(file)
             progress.update(done)
         progress.close()

@@ -1,5 +1,6 @@
 """What jobs.score does."""
 
+import textwrap
 from collections.abc import Mapping
 
 from catalog import storage
@@ -16,16 +17,18 @@ from jobs.command import (
 )
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
-from jobs.steps.score_record import Course, record, tags_of, title_of
+from jobs.steps.score_record import Course, params_of, record, tags_of, title_of
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
-from scoring.rows import Provenance
+from scoring.rows import STAGES, Provenance
 from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
 from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
 
+SHOWN_ERRORS, SHOWN_CHARACTERS = 5, 160
+"""of the closing summary, which fits on a screen of 80 columns"""
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
 
@@ -64,7 +67,7 @@ def main(config: ScoreConfig) -> int:
 def _score(
     config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cores: float
 ) -> int:
-    run.params(resolved(config) | {"config_hash": plan.config_hash})
+    run.params(params_of(config) | {"config_hash": plan.config_hash})
     provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
     progress, course = ProgressLog("scoring", plan.videos.num_rows), Course(run)
     # a block is the smallest thing that can come out, so it is what must come out in time
@@ -86,6 +89,8 @@ def _score(
         finally:
             progress.close()
     summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
+    course.follow(tally, cores, at_end=True)
+    run.metrics(_figures(summary), step=round(tally.wall_seconds))
     _print_summary(plan.output, summary)
     record(run, config, model, plan.output.uri, summary)
     return _exit_code(config, summary)
@@ -103,6 +108,14 @@ def print_evidence(evidence: dict) -> None:
 def _exit_code(config: ScoreConfig, summary: dict) -> int:
     failed = summary["videos"][Status.FAILED] / max(summary["rows"], 1)
     return TOO_MANY_FAILED if failed > config.max_failed_fraction else DONE
+
+
+def _figures(summary: dict) -> dict[str, float]:
+    figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
+    by_stage = summary["core_seconds_per_video_minute_by_stage"]
+    figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
+    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency", "videos_per_hour")}
+    return {k: v for k, v in figures.items() if v is not None}
 
 
 def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, float]) -> None:
@@ -131,9 +144,13 @@ def _print_summary(output: OutputFolder, summary: dict) -> None:
         )
     if summary["faithfulness"]:
         print_evidence(summary["faithfulness"])
-    for code, n in sorted(summary["errors"].items()):
+    by_count = sorted(summary["errors"].items(), key=lambda error: (-error[1], error[0]))
+    for code, n in by_count[:SHOWN_ERRORS]:
         example = summary["error_examples"].get(code)
-        console.print(f"failed, {code}: {n}{f', such as {example}' if example else ''}")
+        said = f"failed, {code}: {n}{f', such as {example}' if example else ''}"
+        console.print(textwrap.shorten(said, SHOWN_CHARACTERS, placeholder=" ..."))
+    if others := by_count[SHOWN_ERRORS:]:
+        console.print(f"failed otherwise: {', '.join(f'{code} {n}' for code, n in others)}; see run.json or the report")
     console.print(f"scores: {output.uri}/scores    summary: {output.uri}/run.json")
     if summary["errors"]:
         console.print("to try the failed videos again, run the same command with --retry-failed")

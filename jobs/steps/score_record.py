@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from catalog.schemas import Status
-from jobs.command import console
+from jobs.command import console, resolved
 from jobs.score import ScoreConfig
 from jobs.steps.pages import PageMaker, figures_over
 from jobs.steps.scored import ScoredFolder
 from scoring.evidence import verdicts
-from scoring.rows import STAGES
 from scoring.run import Tally
 from tracking import registry
 from tracking.runs import Run, table_name
@@ -25,10 +24,16 @@ MIN_GAP_S, GAP_SHARE = 5.0, 0.005
 MAX_PAGE_ROWS = 100_000
 """up to which a page was measured; reading and drawing them takes some ten seconds"""
 TABLE_ROWS = 100
+BESIDE_IT = ("max_prepare_actors", "product_cache", "retry_failed", "max_failed_fraction", "limit", "dry_run")
+
+
+def params_of(config: ScoreConfig) -> dict[str, Any]:
+    """The settings that decide what scores come out; run.json has all."""
+    return {name: value for name, value in resolved(config).items() if name not in BESIDE_IT}
 
 
 def title_of(videos: str, model: registry.StoredModel) -> str:
-    return f"{table_name(videos)} by {model.name}"
+    return f"{table_name(videos)}, {model.name}"
 
 
 def tags_of(videos: str, model: registry.StoredModel, output: str) -> dict[str, str]:
@@ -49,11 +54,12 @@ class Course:
         self.run = run
         self.seconds, self.done = 0.0, 0
 
-    def follow(self, tally: Tally, cores: float) -> None:
+    def follow(self, tally: Tally, cores: float, at_end: bool = False) -> None:
         """Adds a point, unless the last was a moment ago."""
         seconds = tally.wall_seconds
         since = seconds - self.seconds
-        if since < max(MIN_GAP_S, GAP_SHARE * seconds):
+        is_soon = since < max(MIN_GAP_S, GAP_SHARE * seconds)
+        if tally.done == self.done or (is_soon and not at_end):
             return
         summary = tally.summary(cores)
         figures = {
@@ -72,7 +78,8 @@ def record(run: Run, config: ScoreConfig, model: registry.StoredModel, uri: str,
     if run.run_id is None:
         return
     run.dictionary(dict(summary), "run.json")
-    run.metrics(figures_of(summary))
+    gains = (summary["faithfulness"] or {}).get("gains", ())
+    run.metrics({f"faithfulness/{g['what']}/{g['infill']}/gain_over_{g['over']}": g["mean"] for g in gains})
     run.description(describe(config, model, uri, summary))
     if model.logged_model is not None:
         run.model_input(model.logged_model)
@@ -85,17 +92,6 @@ def record(run: Run, config: ScoreConfig, model: registry.StoredModel, uri: str,
         _log_pictures(run, config, ScoredFolder.read(uri))
     except Exception as error:  # the scores are there, whatever happens to their pictures
         run.failed("making the report", error)
-
-
-def figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of a finished job."""
-    figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
-    by_stage = summary["core_seconds_per_video_minute_by_stage"]
-    figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
-    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency", "videos_per_hour")}
-    for gain in (summary["faithfulness"] or {}).get("gains", ()):
-        figures[f"faithfulness/{gain['what']}/{gain['infill']}/gain_over_{gain['over']}"] = gain["mean"]
-    return {k: v for k, v in figures.items() if v is not None}
 
 
 def describe(config: ScoreConfig, model: registry.StoredModel, uri: str, summary: Mapping[str, Any]) -> str:
