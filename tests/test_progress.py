@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
+from catalog.errors import ErrorCode
 from jobs.command import ProgressLog, pace
+from jobs.steps.score import print_summary
+from scoring.output import OutputFolder
+from scoring.rows import STAGES
 
 ROOT = Path(__file__).parents[1]
 JOB = """
@@ -123,3 +127,32 @@ def test_nothing_is_said_of_a_pace_before_anything_is_done(capsys: pytest.Captur
     progress.update(0)
     progress.close()
     assert capsys.readouterr().out == "decoding: 0 of 5\n"
+
+
+def test_the_closing_summary_fits_a_screen_whatever_failed(capsys: pytest.CaptureFixture[str]):
+    gain = {"mean": 0.1, "low": -0.1, "high": 0.3, "infill": "blur", "over": "random"}
+    alike = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    codes = [code.value for code in ErrorCode]
+    summary = {
+        "rows": 12_000,
+        "videos": {"ok": 1, "not_localised": 2, "no_product": 3, "failed": 11_994},
+        "errors": {code: n for n, code in enumerate(codes, 1)},
+        "error_examples": dict.fromkeys(codes, f"video: {'a long path and its reason ' * 20}"),
+        "wall_seconds": 100.0,
+        "videos_per_hour": 3600.0,
+        "video_minutes": 20.0,
+        "core_seconds_per_video_minute": 3.0,
+        "core_seconds_per_video_minute_by_stage": dict.fromkeys(STAGES, 1.0),
+        "efficiency": 0.9,
+        "faithfulness": {
+            "gains": [gain | {"what": "deletion"}, gain | {"what": "insertion"}],
+            "randomised": {"stem": alike},
+            "randomised_inside": {"stem": alike},
+        },
+    }
+    print_summary(OutputFolder("s3://bucket/scores/november"), summary)
+    said = capsys.readouterr().out
+    rows = sum(max(1, -(-len(line) // 80)) for line in said.splitlines())
+    assert rows <= 24, said
+    assert f"failed, {codes[-1]}: {len(codes)}, such as video: a long path" in said  # the most frequent first
+    assert all(f"{code} {n}" in said for n, code in enumerate(codes[:-2], 1))  # and the others by their numbers

@@ -27,7 +27,7 @@ from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
 
-SHOWN_ERRORS, SHOWN_CHARACTERS = 5, 160
+SHOWN_ERRORS, SHOWN_CHARACTERS = 2, 160
 """of the closing summary, which fits on a screen of 80 columns"""
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
@@ -91,7 +91,7 @@ def _score(
     summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
     course.follow(tally, cores, at_end=True)
     run.metrics(_figures(summary), step=round(tally.wall_seconds))
-    _print_summary(plan.output, summary)
+    print_summary(plan.output, summary)
     record(run, config, model, plan.output.uri, summary)
     return _exit_code(config, summary)
 
@@ -128,7 +128,7 @@ def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, flo
     )
 
 
-def _print_summary(output: OutputFolder, summary: dict) -> None:
+def print_summary(output: OutputFolder, summary: dict) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
     console.print(
         f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s, "

@@ -121,8 +121,8 @@ def _log_pictures(run: Run, config: ScoreConfig, scored: ScoredFolder) -> None:
     with PageMaker(scored, config.videos, config.products, config.limits) as maker:
         run.text(maker.catalogue(), "report.html")
     order = ranked(scores)
-    with_pe = order.filter(pc.is_valid(order["pe_score"]))
-    ends = {"highest_pe": with_pe, "lowest_pe": with_pe.sort_by("pe_score")}
+    located = order.filter(pc.equal(order["status"], Status.OK.value))
+    ends = {"highest_pe": located, "lowest_pe": located.sort_by("pe_score")}
     failed = order.filter(pc.equal(order["status"], Status.FAILED.value))
     for name, table in (ends | {"failed": failed}).items():
         if table.num_rows:
