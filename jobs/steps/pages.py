@@ -1,5 +1,6 @@
 """Pages of a scored folder and its videos, for the jobs that write or serve them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -45,10 +46,11 @@ def check_page(uri: str) -> None:
         raise Refused(f"--output {uri} is a folder; name the file too, such as {uri.rstrip('/')}/report.html")
 
 
-def figures_over(scored: ScoredFolder) -> dict[str, dict[str, bytes]]:
-    """``time`` where a video has a PE and ``space`` where maps were saved: format -> file."""
+def figures_over(scored: ScoredFolder, max_maps: int | None = None) -> dict[str, dict[str, bytes]]:
+    """``time`` where a video has a PE and ``space``, over so many maps, where any were saved: format -> file."""
     scores = once_each(scored.scores)
-    time, means = time_figure(scores, scored.sampling.sample_fps), mean_maps(OutputFolder(scored.uri).maps(), scores)
+    time = time_figure(scores, scored.sampling.sample_fps)
+    means = mean_maps(itertools.islice(OutputFolder(scored.uri).maps(), max_maps), scores)
     aspect = pc.approximate_median(pc.divide(pc.cast(scores["height"], "double"), scores["width"])).as_py()
     space = space_figure(means, aspect or 1.0) if means.videos else None
     return {name: files for name, files in (("time", time), ("space", space)) if files}

@@ -23,6 +23,8 @@ MIN_GAP_S, GAP_SHARE = 5.0, 0.005
 """between two points of the course: hours of a job make some thousand points"""
 MAX_PAGE_ROWS = 100_000
 """up to which a page was measured; reading and drawing them takes some ten seconds"""
+MAX_MAPS = 1000
+"""that the figure over space is the mean of: a few milliseconds each, and any will do"""
 TABLE_ROWS = 100
 BESIDE_IT = ("max_prepare_actors", "product_cache", "retry_failed", "max_failed_fraction", "limit", "dry_run")
 
@@ -127,7 +129,7 @@ def _log_pictures(run: Run, config: ScoreConfig, scored: ScoredFolder) -> None:
     for name, table in (ends | {"failed": failed}).items():
         if table.num_rows:
             run.text(_csv(table.slice(0, TABLE_ROWS)), f"tables/{name}.csv")
-    for name, files in figures_over(scored).items():
+    for name, files in figures_over(scored, MAX_MAPS).items():
         run.file(files["png"], f"plots/{name}.png")
 
 
