@@ -146,6 +146,8 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
         f"[pe-engagement version {own.version}](#/models/pe-engagement/versions/{own.version}), "
         f"from this [training run](#/runs/{run.info.run_id})"
     )
+    by_id = registry.load(f"models:/{own.logged_model}")
+    assert (by_id.digest, by_id.training_run) == (own.digest, run.info.run_id)
     with open_run(SCORING_RUNS, "uses it", {}) as user:
         user.model_input(str(own.logged_model))
     assert [used.model_id for used in client.get_run(str(user.run_id)).inputs.model_inputs] == [own.logged_model]

@@ -57,7 +57,7 @@ class StoredModel:
     training_run: str | None = None
     """id of the MLflow run that it comes from"""
     logged_model: str | None = None
-    """MLflow's id of the model of a registered version"""
+    """MLflow's id of the model"""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,8 @@ class StoredModel:
     @property
     def link(self) -> str:
         """Markdown that leads to it in the UI, and to the run that trained it."""
-        named = version_link(MODEL_NAME, self.version) if self.logged_model else f"`{self.uri}`"
+        is_registered = self.uri.startswith("models:/") and self.version.isdigit()
+        named = version_link(MODEL_NAME, self.version) if is_registered else f"`{self.uri}`"
         return named + (f", from this {run_link(self.training_run, 'training run')}" if self.training_run else "")
 
 
@@ -144,11 +145,16 @@ def load(uri: str) -> StoredModel:
 
 
 def _origin(uri: str, version: str) -> tuple[str | None, str | None]:
-    """Ids of the training run and of the logged model."""
+    """Ids of the training run and of the logged model, as far as they are known."""
     if uri.startswith("runs:/"):
         return version, None
-    name = re.split(r"[@/]", uri.removeprefix("models:/"))[0]
-    registered = MlflowClient().get_model_version(name, version)
+    client, name = MlflowClient(), re.split(r"[@/]", uri.removeprefix("models:/"))[0]
+    try:
+        if name == version:  # a logged model's own id
+            return client.get_logged_model(name).source_run_id, name
+        registered = client.get_model_version(name, version)
+    except MlflowException:  # as of models:/NAME/latest
+        return None, None
     logged = re.fullmatch(r"models:/(m-\w+)", registered.source or "")
     return registered.run_id, logged and logged[1]
 
