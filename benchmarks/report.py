@@ -1,8 +1,9 @@
 """How long a catalogue's page takes to be made and to be seen: python -m benchmarks.report
 
-Made-up scores of 10,000 and 100,000 videos, with their table. Making is `jobs.report` on the folder, from its start to
-its end; first paint (the browser's own first-contentful-paint), the table's first rows, a search, a sort by number and
-by text in Debian's chromium on the same machine.
+Made-up scores of 10,000 and 100,000 videos, with their table, whose videos are ten made-up ones of 15 s over and over.
+Making is `jobs.report` on the folder, from its start to its end, with the thumbnails of the best and worst; first paint
+(the browser's own first-contentful-paint), the table's first rows, a search, a sort by number and by text in Debian's
+chromium on the same machine.
 """
 
 import datetime
@@ -23,16 +24,19 @@ from rich.table import Table
 
 from catalog.errors import ErrorCode
 from catalog.schemas import SCORES
+from catalog.world import WorldConfig, make_world
 
 SIZES = (10_000, 100_000)
 PARTS = 20
 SECONDS = 15
+FILMS, THUMBNAILS = 10, 10
 CHROMIUM = "/usr/bin/chromium"
 WORDS = ("morning", "routine", "unboxing", "review", "how", "to", "my", "favourite", "skin", "snack", "day", "with")
 
 
-def write_catalogue(folder: Path, n: int) -> Path:
-    """Scores like those of a real catalogue: two thirds located, a twentieth failed; and the table of its videos."""
+def write_catalogue(folder: Path, n: int, films: list[str]) -> Path:
+    """Scores like those of a real catalogue: two thirds located, a twentieth failed; and the table of its videos, which
+    are ``films`` over and over."""
     rng = np.random.default_rng(0)
     status = rng.choice(["ok", "not_localised", "no_product", "failed"], n, p=[0.66, 0.15, 0.14, 0.05])
     p = np.where(status == "ok", rng.beta(2, 12, n), 0.0)
@@ -67,7 +71,14 @@ def write_catalogue(folder: Path, n: int) -> Path:
         pq.write_table(pa.Table.from_pylist(rows[part::PARTS], schema=SCORES), folder / f"scores/{part}.parquet")
     titles = [" ".join(rng.choice(WORDS, 6)) for _ in range(n)]
     creators = [f"creator {k}" for k in rng.integers(0, n // 20, n)]
-    videos = pa.table({"video_id": [row["video_id"] for row in rows], "title": titles, "creator_id": creators})
+    videos = pa.table(
+        {
+            "video_id": [row["video_id"] for row in rows],
+            "video_uri": [films[i % len(films)] for i in range(n)],
+            "title": titles,
+            "creator_id": creators,
+        }
+    )
     pq.write_table(videos, folder / "videos.parquet")
     (folder / "run.json").write_text(json.dumps({"config": {"sample_fps": 1.0}}))
     return folder
@@ -116,16 +127,19 @@ def main() -> None:
         "sort, s",
         "by text, s",
     )
-    for n in SIZES:
-        with tempfile.TemporaryDirectory() as folder:
-            scores = write_catalogue(Path(folder) / "out", n)
-            output = Path(folder) / "report.html"
+    with tempfile.TemporaryDirectory() as folder:
+        world = make_world(Path(folder) / "world", videos=FILMS, config=WorldConfig(seconds=(SECONDS, SECONDS)))
+        films = sorted(str(path) for path in (world.folder / "videos").iterdir())
+        for n in SIZES:
+            scores = write_catalogue(Path(folder) / str(n), n, films)
+            output = Path(folder) / f"{n}.html"
             command = [sys.executable, "-m", "jobs.report", "--scores", str(scores), "--output", str(output)]
             started = time.monotonic()
             subprocess.run([*command, "--videos", str(scores / "videos.parquet")], check=True, capture_output=True)
             made = time.monotonic() - started
+            assert output.read_text().count("data:image/jpeg") == THUMBNAILS
             figures = [made, output.stat().st_size / 1e6, *seen(output)]
-        table.add_row(f"{n:,}", *(f"{figure:.2f}" for figure in figures))
+            table.add_row(f"{n:,}", *(f"{figure:.2f}" for figure in figures))
     console.print(table)
 
 

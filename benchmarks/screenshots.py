@@ -1,4 +1,8 @@
-"""The pictures of docs/pages.md, of the demo's made-up world: python -m benchmarks.screenshots (after make demo)"""
+"""The pictures in docs/ of the demo's made-up world: python -m benchmarks.screenshots
+
+After make demo, and a second training for the pictures of MLflow's UI, which shows two to choose between:
+python -m jobs.train --videos demo/world/videos.parquet --architecture r3d_18_w16 --epochs 7 --learning-rate 0.0005
+"""
 
 import dataclasses
 import tempfile
@@ -10,6 +14,7 @@ import numpy as np
 import tyro
 from playwright.sync_api import Browser, sync_playwright
 
+from benchmarks.mlflow_ui import picture_mlflow
 from jobs.overlay import OverlayConfig
 from jobs.overlay import main as draw_overlays
 from scoring.output import read_scores
@@ -63,6 +68,7 @@ def main(config: ScreenshotConfig) -> None:
             ("video", pages / f"{file_stem(best)}.html", "document.querySelector('video').currentTime = 2"),
         ):
             screenshot(browser, page, config.output / f"{name}.png", script)
+        picture_mlflow(browser, config.output)
         browser.close()
     chosen = tuple(dict.fromkeys([best, *(row["video_id"] for row in outermost["Highest PE"][1 : STILLS - 1]), worst]))
     with tempfile.TemporaryDirectory() as folder:

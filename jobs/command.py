@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import logging
 import os
 import signal
@@ -18,27 +19,26 @@ import psutil
 import tyro
 import yaml
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from catalog.errors import Broken, Refused
 
 DONE, BROKE, REFUSED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 Config = TypeVar("Config")
+RATE_OVER_S = 600.0
+"""of blocks that take minutes, more than the last must count"""
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def run_job(config_type: type[Config], main: Callable[[Config], int], description: str) -> NoReturn:
     """Parse the command line, run ``main`` and exit: 0 done, 1 broke, 2 refused at the door, 3 too many failed,
     130 stopped by Ctrl-C or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[ConsoleHandler()]
+    )
     for stop in (signal.SIGINT, signal.SIGTERM):  # a script's background jobs begin with SIGINT ignored
         signal.signal(stop, signal.default_int_handler)
     try:
@@ -176,37 +176,63 @@ def end(processes: list[psutil.Process], grace_seconds: float = 5.0) -> None:
     psutil.wait_procs(left, timeout=grace_seconds)
 
 
-class ProgressLog:
-    """One live line in a terminal; elsewhere (job logs) a line at most every ``every_seconds``."""
+class ConsoleHandler(logging.Handler):
+    """Log lines stand above the live line, which they would tear apart."""
 
-    def __init__(self, what: str, total: int, every_seconds: float = 30.0):
-        self.what, self.total, self.every_seconds = what, total, every_seconds
-        self.started = self.printed = time.monotonic()
-        self.bar = None
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
-            self.bar.start()
-            self.task = self.bar.add_task(what, total=total)
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record))
+
+
+class ProgressLog:
+    """What is done, how fast, what is left and a note, such as of failures: one live line in a terminal; elsewhere (job
+    logs) a line at the first news, then at most one every ``every_seconds``, and one at the end."""
+
+    def __init__(self, what: str, total: int, every_seconds: float = 60.0):
+        self.every_seconds, self.printed = every_seconds, -float("inf")
+        self.bar = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(),
+            _PaceColumn(),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=console,
+            speed_estimate_period=RATE_OVER_S,
+            disable=not console.is_terminal,
+            expand=True,  # or a long note would take a second line
+        )
+        self.bar.add_task(what, total=total, note="")
+        (self.task,) = self.bar.tasks
+        self.bar.start()
 
     def update(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, description=f"{self.what} {note}".strip())
-        elif done >= self.total or now - self.printed >= self.every_seconds:
+        was_finished, now = self.task.finished, time.monotonic()
+        self.bar.update(self.task.id, completed=done, note=note)
+        is_due = now - self.printed >= self.every_seconds or self.task.finished != was_finished
+        if self.bar.disable and is_due:
             self.printed = now
-            rate = done / max(now - self.started, 1e-9)
-            left = f", about {(self.total - done) / rate:.0f} s left" if 0 < done < self.total else ""
-            console.print(f"{self.what}: {done} of {self.total}{left}{', ' if note else ''}{note}")
+            counted = f"{self.task.description}: {done:,} of {self.task.total:,.0f}"
+            console.print(", ".join(filter(None, (counted, pace(self.task), note))))
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.stop()
+
+
+class _PaceColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(pace(task), no_wrap=True)
+
+
+def pace(task: Task) -> str:
+    """``3.1 a minute, 0:12:04 left``; of a finished task its mean rate and how long it took."""
+    elapsed = task.finished_time if task.finished else task.elapsed
+    mean = task.completed / elapsed if elapsed else 0.0
+    rate = mean if task.finished else task.speed or mean
+    if not rate or elapsed is None:
+        return ""
+    per, unit = next(((s, u) for s, u in ((1, "a second"), (60, "a minute")) if rate * s >= 1), (3600, "an hour"))
+    seconds, what = (elapsed, "in all") if task.finished else (((task.total or 0) - task.completed) / rate, "left")
+    number = f"{rate * per:,.0f}" if rate * per >= 100 else f"{rate * per:.2g}"
+    return f"{number} {unit}, {datetime.timedelta(seconds=round(seconds))} {what}"
 
 
 class StallWatch:

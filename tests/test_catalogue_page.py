@@ -284,6 +284,8 @@ def test_job_adds_thumbnails_and_pages_of_the_ends_and_links_to_them(
         it.page.locator("#videos a").first.click()
         it.page.wait_for_selector(".stage video, .no-film")
         assert it.page.url.endswith(f"/my%20report-videos/{made[0]}") or it.page.url.endswith(made[1])
+        it.page.locator("#home").click()
+        it.page.wait_for_selector("#videos")
 
 
 def test_job_makes_no_pages_unless_asked_and_refuses_a_negative_number(tmp_path: Path, small_world: WorldPaths):

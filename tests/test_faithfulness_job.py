@@ -67,7 +67,8 @@ def test_a_sample_is_examined_and_written_up(catalogue: Catalogue, tmp_path: Pat
     client = MlflowClient(catalogue.env["MLFLOW_TRACKING_URI"])
     (run,) = client.search_runs([client.get_experiment_by_name(FAITHFULNESS_RUNS).experiment_id])  # pyright: ignore
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["shuffled"] == pytest.approx(summary["shuffled"]["mean"])
+    assert run.data.metrics["shuffled"] == pytest.approx(summary["shuffled"]["mean"], rel=1e-4)
+    assert f"**{summary['videos']} videos of " in run.data.tags["mlflow.note.content"]
     assert catalogue.processes() == {}, catalogue.stacks()
 
 

@@ -127,9 +127,13 @@ def test_a_planted_effect_is_found_and_written_up(planted: dict[str, str], tmp_p
     client = MlflowClient(tracked)
     (run,) = client.search_runs([client.get_experiment_by_name(LIFT_RUNS).experiment_id])  # pyright: ignore
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["pe/slope"] == pytest.approx(verdict["slope"])
+    assert run.data.metrics["pe/slope"] == pytest.approx(verdict["slope"], rel=1e-4)
     assert run.data.params["seed"] == "0"
-    assert {"report.html", "verdict.json", "tables"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"report.html", "verdict.json", "tables"} <= kept
+    plots = [file.path for file in client.list_artifacts(run.info.run_id, "plots")]
+    assert sorted(plots) == [f"plots/{name}.svg" for name in ("curve", "events", "forest", "lifts", "scatter")]
+    assert run.data.tags["mlflow.note.content"].startswith(verdict["text"])
 
 
 def test_no_effect_is_not_shown(tmp_path: Path):

@@ -404,6 +404,15 @@ def test_job_refuses_a_damaged_file_by_name(tmp_path, name):
         main(ReportConfig(str(scores), str(tmp_path / "r.html")))
 
 
+@pytest.mark.parametrize("column", ["e_per_second", "pe_score"])
+def test_job_refuses_scores_of_an_older_version_and_says_what_to_do(tmp_path, column):
+    scores = write_scores(tmp_path / "out", [ok("a"), no_product("talk"), failed("cut")])
+    for part in (scores / "scores").iterdir():
+        pq.write_table(pq.read_table(part).drop_columns([column]), part)
+    with pytest.raises(Refused, match=rf"rows have no {column}, so an older version .* score the videos again"):
+        main(ReportConfig(str(scores), str(tmp_path / "r.html")))
+
+
 def test_job_shows_the_settings_of_a_job_that_has_not_finished(tmp_path):
     scores = write_scores(tmp_path / "out", MIXED)
     (scores / "config.json").write_text(json.dumps({"max_seconds": 31}))

@@ -175,6 +175,29 @@ def test_the_run_is_in_mlflow(catalogue: Catalogue, scored: subprocess.Completed
     assert run.data.metrics["videos/failed"] == len(BROKEN)
     assert run.data.metrics["core_seconds_per_video_minute"] > 0
     assert run.data.params["max_seconds"] == "3.0"
+    assert "dry_run" not in run.data.params  # nor any other that changes no score
+    course = client.get_metric_history(run.info.run_id, "progress/videos_done")
+    assert (course[-1].value, course[-1].step) == (summary["rows"], round(summary["wall_seconds"]))
+    assert [point.value for point in course] == sorted(point.value for point in course)
+    assert run.data.tags["catalogue"] == f"{catalogue.folder.name}/videos"
+    assert f"**{summary['rows']} videos of {catalogue.folder.name}/videos**" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_run_carries_its_page_tables_and_plots(
+    catalogue: Catalogue, scored: subprocess.CompletedProcess, tmp_path: Path
+):
+    summary = json.loads((catalogue.folder / "mixed" / "run.json").read_text())
+    client, run_id = MlflowClient(catalogue.env["MLFLOW_TRACKING_URI"]), summary["provenance"]["run_id"]
+    kept = Path(client.download_artifacts(run_id, "", str(tmp_path)))
+    assert {str(path.relative_to(kept)) for path in kept.rglob("*.*")} == {
+        "run.json", "report.html", "plots/time.png", "plots/space.png",
+        "tables/highest_pe.csv", "tables/lowest_pe.csv", "tables/failed.csv",
+    }  # fmt: skip
+    assert f"PE-scores of {summary['rows']} videos" in (kept / "report.html").read_text()
+    failed = (kept / "tables" / "failed.csv").read_text().splitlines()
+    assert len(failed) == 1 + len(BROKEN)
+    highest, lowest = ((kept / "tables" / f"{end}_pe.csv").read_text().splitlines() for end in ("highest", "lowest"))
+    assert highest[1:] != lowest[1:] and sorted(highest) == sorted(lowest)
 
 
 def test_a_few_maps_are_examined(catalogue: Catalogue, scored: subprocess.CompletedProcess):

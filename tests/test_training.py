@@ -25,6 +25,8 @@ from jobs.command import parse
 from jobs.steps.workers import scaled
 from jobs.train import TrainConfig, main
 from tracking import registry
+from tracking.names import SCORING_RUNS
+from tracking.runs import open_run
 from training.loop import augmented, training_batches
 from training.models import EngagementModel, ModelSpec, load_checkpoint, to_input
 from training.run import check_enough
@@ -123,7 +125,10 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
         "baseline/metadata/srcc",
         "baseline/shuffled/srcc",
     } <= set(run.data.metrics)
-    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["videos"]
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.name == run.data.tags["catalogue"] == f"{small_world.videos.parent.name}/videos"
+    assert re.fullmatch(r"shares r3d_18_w16 [0-9a-f]{6}", str(run.info.run_name))
+    assert "storage" not in run.data.params  # it decides nothing, and would be a difference between like runs
     plots = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "plots")}
     assert plots == {f"plots/{n}.png" for n in ("srcc", "learning_curves", "held_out_predictions", "calibration")}
     version = client.get_model_version_by_alias("pe-engagement", "challenger")
@@ -134,8 +139,19 @@ def test_a_killed_training_goes_on_at_the_last_epoch_and_ends_in_the_registry(
     assert version.description == run.data.tags["mlflow.note.content"] == Path(card).read_text()
     assert "cannot be told from chance" in version.description
     stored = {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"held_out_predictions.csv", "calibration.csv", "shuffled", "data"} <= stored
+    assert {"held_out_predictions.csv", "calibration.csv", "figures.csv", "shuffled", "data"} <= stored
     own = registry.load("models:/pe-engagement@challenger")
+    assert own.training_run == run.info.run_id
+    assert own.link == (
+        f"[pe-engagement version {own.version}](#/models/pe-engagement/versions/{own.version}), "
+        f"from this [training run](#/runs/{run.info.run_id})"
+    )
+    by_id = registry.load(f"models:/{own.logged_model}")
+    assert (by_id.digest, by_id.training_run) == (own.digest, run.info.run_id)
+    with open_run(SCORING_RUNS, "uses it", {}) as user:
+        user.model_input(str(own.logged_model))
+    assert [used.model_id for used in client.get_run(str(user.run_id)).inputs.model_inputs] == [own.logged_model]
+    assert [made.model_id for made in run.outputs.model_outputs] == [own.logged_model]
     control = registry.shuffled_control(f"runs:/{run.info.run_id}/model")
     assert control is not None
     assert control.digest != own.digest

@@ -20,6 +20,7 @@ from mlflow.types import Schema, TensorSpec
 
 from catalog.errors import Refused
 from tracking.names import (
+    ABOUT_MODEL,
     BASELINE_GAIN,
     BASELINE_GAIN_LOW,
     BEST_BASELINE,
@@ -31,7 +32,7 @@ from tracking.names import (
     PROJECT,
     SHUFFLED,
 )
-from tracking.runs import Run, connect
+from tracking.runs import Run, connect, run_link, version_link
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,22 @@ class StoredModel:
     digest: str
     """SHA-256 of the checkpoint: the identity of the weights"""
     checkpoint: bytes
+    training_run: str | None = None
+    """id of the MLflow run that it comes from"""
+    logged_model: str | None = None
+    """MLflow's id of the model"""
+
+    @property
+    def name(self) -> str:
+        """Short, for people: ``model 3``."""
+        return f"model {self.version}" if self.uri.startswith("models:/") else f"{Path(self.uri).name} {self.version}"
+
+    @property
+    def link(self) -> str:
+        """Markdown that leads to it in the UI, and to the run that trained it."""
+        is_registered = self.uri.startswith("models:/") and self.version.isdigit()
+        named = version_link(MODEL_NAME, self.version) if is_registered else f"`{self.uri}`"
+        return named + (f", from this {run_link(self.training_run, 'training run')}" if self.training_run else "")
 
 
 def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: dict[str, str], card: str) -> str | None:
@@ -88,6 +105,7 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: d
         for key, value in tags.items():
             client.set_model_version_tag(MODEL_NAME, version, key, value)
         client.update_model_version(MODEL_NAME, version, card[:MAX_DESCRIPTION])
+        client.update_registered_model(MODEL_NAME, ABOUT_MODEL)
         client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
         return version
     except Exception as error:
@@ -115,6 +133,7 @@ def load(uri: str) -> StoredModel:
     connect()
     try:
         version = version_of(uri)
+        origin = _origin(uri, version)
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         raise Refused(f"--model {uri}: {_first_line(error)}. {_known_models()}") from error
@@ -122,7 +141,32 @@ def load(uri: str) -> StoredModel:
     if not found:
         raise Refused(f"--model {uri} holds no {CHECKPOINT}: it was not registered by jobs.train")
     content = found[0].read_bytes()
-    return StoredModel(uri, version, hashlib.sha256(content).hexdigest(), content)
+    return StoredModel(uri, version, hashlib.sha256(content).hexdigest(), content, *origin)
+
+
+def _origin(uri: str, version: str) -> tuple[str | None, str | None]:
+    """Ids of the training run and of the logged model, as far as they are known."""
+    if uri.startswith("runs:/"):
+        return version, None
+    client, name = MlflowClient(), re.split(r"[@/]", uri.removeprefix("models:/"))[0]
+    try:
+        if name == version:  # a logged model's own id
+            return client.get_logged_model(name).source_run_id, name
+        registered = client.get_model_version(name, version)
+    except MlflowException:  # as of models:/NAME/latest
+        return None, None
+    logged = re.fullmatch(r"models:/(m-\w+)", registered.source or "")
+    return registered.run_id, logged and logged[1]
+
+
+def card_of(model: StoredModel) -> str | None:
+    """The model card of a registered version; None where there is none."""
+    if model.logged_model is None:
+        return None
+    try:
+        return MlflowClient().get_model_version(MODEL_NAME, model.version).description
+    except MlflowException:
+        return None
 
 
 def shuffled_control(uri: str) -> StoredModel | None:

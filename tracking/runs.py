@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import getpass
 import logging
 import os
 import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,11 +15,13 @@ from typing import Any, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-from tracking.names import LOCAL_STORE, PROJECT
+from catalog import storage
+from tracking.names import ABOUT, LOCAL_STORE, PROJECT
+from tracking.views import VIEW_TAG, saved_view
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,27 @@ def git_commit() -> str:
         return PROJECT.name if PROJECT.name.startswith("_ray_pkg_") else "unknown"
 
 
+def table_name(uri: str) -> str:
+    """What people call a table: ``world/videos`` of ``s3://bucket/world/videos.parquet``."""
+    folder, _, file = storage.absolute(uri).rpartition("/")
+    return f"{folder.rpartition('/')[2]}/{file.partition('.')[0]}"
+
+
+def shown(value: float) -> float:
+    """Whole numbers as they are, others to five digits: the UI shows all sixteen, which hides what differs."""
+    return float(value) if float(value).is_integer() else float(f"{value:.5g}")
+
+
+def run_link(run_id: str, text: str) -> str:
+    """Markdown that leads to a run within the UI, wherever that is served."""
+    return f"[{text}](#/runs/{run_id})"
+
+
+def version_link(name: str, version: str) -> str:
+    """Markdown that leads to a registered version within the UI."""
+    return f"[{name} version {version}](#/models/{name}/versions/{version})"
+
+
 def _never_fatal(method: Callable[..., Result]) -> Callable[..., Result | None]:
     @functools.wraps(method)
     def safe(self: "Run", *args: Any, **kwargs: Any) -> Result | None:
@@ -109,7 +135,7 @@ class Run:
     @_never_fatal
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         now = get_current_time_millis()
-        values = [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        values = [Metric(k, shown(v), now, step) for k, v in metrics.items()]
         MlflowClient().log_batch(self._id, metrics=values)
 
     @_never_fatal
@@ -134,6 +160,14 @@ class Run:
         MlflowClient().log_text(self._id, content, file)
 
     @_never_fatal
+    def file(self, content: bytes, file: str) -> None:
+        folder, _, name = file.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary, name)
+            path.write_bytes(content)
+            MlflowClient().log_artifact(self._id, str(path), folder or None)
+
+    @_never_fatal
     def description(self, markdown: str) -> None:
         """What the UI shows above a run's parameters."""
         MlflowClient().set_tag(self._id, "mlflow.note.content", markdown[:MAX_TAG])
@@ -149,6 +183,11 @@ class Run:
         tags = [InputTag("mlflow.data.context", context)]
         # by the client: mlflow.start_run would say on leaving that the run has finished
         MlflowClient().log_inputs(self._id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+
+    @_never_fatal
+    def model_input(self, logged_model: str) -> None:
+        """The model that this run used: the UI shows each at the other."""
+        MlflowClient().log_inputs(self._id, models=[LoggedModelInput(logged_model)])
 
     @_never_fatal
     def children(self) -> dict[str, str]:
@@ -181,13 +220,24 @@ def open_run(
             os.environ.get("MLFLOW_TRACKING_URI", LOCAL_STORE), str(error).split("\n")[0][:300],
         )  # fmt: skip
     above = {"mlflow.parentRunId": parent.run_id} if parent is not None and parent.run_id else {}
-    run.tags({"mlflow.source.git.commit": git_commit(), "mlflow.source.type": "JOB", **above, **tags})
+    run.tags(_origin() | above | dict(tags))
     try:
         yield run
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run.finish("FINISHED")
+
+
+def _origin() -> dict[str, str]:
+    """What the UI shows of where a run comes from, by MLflow's own names, and the code for its table."""
+    main = sys.modules["__main__"].__spec__
+    commit = git_commit()
+    command = f"python -m {main.name}" if main is not None else Path(sys.argv[0]).name
+    origin = {"mlflow.source.type": "JOB", "mlflow.source.name": command, "mlflow.source.git.commit": commit}
+    with contextlib.suppress(OSError, KeyError):  # of a user without a name, as in a container
+        origin["mlflow.user"] = getpass.getuser()
+    return origin | {"git_commit": commit}
 
 
 def _taken_up(client: MlflowClient, run_id: str) -> str | None:
@@ -205,4 +255,9 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     # a server keeps artifacts where it was told to; a local database would put them under the current directory
     database = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
     location = (Path(database).absolute().parent / "artifacts" / name).as_uri() if database else None
-    return client.create_experiment(name, artifact_location=location)
+    about = {
+        "mlflow.note.content": ABOUT[name],
+        "mlflow.experimentKind": "custom_model_development",
+        VIEW_TAG: saved_view(name),
+    }
+    return client.create_experiment(name, artifact_location=location, tags=about)

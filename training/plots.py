@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from training.evaluation import Evaluation
 
@@ -14,11 +15,13 @@ def learning_curves(epochs: list[dict[str, float]]) -> Figure:
     number = [epoch["epoch"] for epoch in epochs]
     for name in ("train/loss", "val/loss"):
         losses.plot(number, [epoch[name] for epoch in epochs], marker="o", label=name)
-    losses.set(xlabel="epoch", ylabel="loss")
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")  # a warm-up's first epochs may be a hundred times higher
     losses.legend()
     ranks.plot(number, [epoch["val/srcc"] for epoch in epochs], marker="o", color="tab:green")
     ranks.set(xlabel="epoch", ylabel="SRCC, val", ylim=(-1, 1))
     ranks.axhline(0, color="grey", linewidth=0.8)
+    for axes in (losses, ranks):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -33,16 +33,21 @@ _HEADS = {
 }  # fmt: skip
 
 
-def lift_page(study: Study, about: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """The page as HTML text. about: finished_at, wall_seconds, code_version, config. notes: what was mended."""
+def lift_charts(study: Study) -> dict[str, Markup]:
+    """Name -> SVG."""
     with matplotlib.rc_context(RC):
-        charts = {
+        return {
             "scatter": _scatter(study),
             "forest": _forest(study),
             "lifts": _caterpillar(study),
             "events": _events(study),
             "curve": _curve(study),
         }
+
+
+def lift_page(study: Study, charts: Mapping[str, Markup], about: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """The page as HTML text. charts: of ``lift_charts``. about: finished_at, wall_seconds, code_version, config. notes:
+    what was mended."""
     tables = {name: _cells(table) for name, table in lift_tables(study).items()}
     treated, mended = study.inputs.treated, study.inputs.mended
     return (

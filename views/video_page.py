@@ -40,12 +40,13 @@ def video_page(
     config: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     categories: Mapping[str, str] | None = None,
+    home: str | None = None,
 ) -> str:
     """The page as HTML text.
 
     scores: rows of schemas.SCORES, each video once, ``video_id`` among them. saved: its map. summary, config: as
     ``report_page``. about: what is known of the video: title, creator_id, product_title. categories: product_id ->
-    category.
+    category. home: address of the catalogue's page as seen from this one.
     """
     config = config or {}
     rate = float(config.get("sample_fps") or 1.0)
@@ -58,6 +59,7 @@ def video_page(
         "about": known | {"category": category},
         "evidence": evidence,
         "verdicts": verdicts(evidence) if evidence else [],
+        "home": home,
         "made_at": datetime.datetime.now(datetime.UTC),
     }
     if row["status"] != Status.FAILED:

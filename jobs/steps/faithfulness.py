@@ -29,13 +29,14 @@ from jobs.command import (
 from jobs.faithfulness import ExaminationConfig
 from jobs.steps.folders import check_shared
 from jobs.steps.score import EXAMINATION_S, print_evidence
+from jobs.steps.score_record import tags_of, title_of, verdict_lines
 from scoring.evidence import summed_up
 from scoring.graph import Images, Resources, examination_graph
 from scoring.run import catalogue_of, check_settings, explainable
 from scoring.settings import FaithfulnessConfig
 from tracking import registry
 from tracking.names import FAITHFULNESS_RUNS
-from tracking.runs import Run, git_commit, open_run
+from tracking.runs import Run, git_commit, open_run, table_name
 from training.models import ModelSpec
 from views.faithfulness import faithfulness_page
 
@@ -76,9 +77,10 @@ def main(config: ExaminationConfig) -> int:
         console.print(f"cluster: {cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs")
         if config.dry_run:
             return DONE
-        tags = {"model_uri": model.uri, "model_version": model.version, "output": output}
-        with open_run(FAITHFULNESS_RUNS, f"examine {videos.num_rows} videos", tags) as run:
+        with open_run(FAITHFULNESS_RUNS, title_of(config.videos, model), tags_of(config.videos, model, output)) as run:
             run.params(resolved(config))
+            if model.logged_model is not None:
+                run.model_input(model.logged_model)
             started = time.monotonic()
             rows = _examined(config, videos, images, spec, model, shuffled, others, resources)
             about = {
@@ -89,7 +91,7 @@ def main(config: ExaminationConfig) -> int:
                 "code_version": git_commit(),
                 "config": resolved(config),
             }
-            return _published(config, rows, about, output, run)
+            return _published(config, rows, about, output, run, model.link)
 
 
 def _check_tests(tests: FaithfulnessConfig, sample: int) -> None:
@@ -158,7 +160,12 @@ def _examined(
 
 
 def _published(
-    config: ExaminationConfig, rows: list[dict[str, Any]], about: Mapping[str, Any], output: str, run: Run
+    config: ExaminationConfig,
+    rows: list[dict[str, Any]],
+    about: Mapping[str, Any],
+    output: str,
+    run: Run,
+    model_link: str,
 ) -> int:
     problems = collections.Counter(row["problem"].split(":")[0] for row in rows if row["problem"])
     for row in rows:
@@ -176,6 +183,8 @@ def _published(
     run.metrics(_metrics(evidence))
     run.dictionary(summary, "faithfulness.json")
     run.text(page, "report.html")
+    said = [f"**{len(found)} videos of {table_name(config.videos)}** by {model_link}.", "", *verdict_lines(evidence)]
+    run.description("\n".join(said))
     console.print(f"\n{len(found)} of {len(rows)} videos examined in {about['wall_seconds']:.0f} s")
     print_evidence(evidence)
     console.print(f"report: {output}/report.html    figures: {output}/faithfulness.json, {output}/videos.parquet")

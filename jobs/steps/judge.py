@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from jobs.steps.train import Plan
 
 
+BASELINE_METRICS = ("srcc", "srcc_low", "srcc_high")
+"""The table ``figures.csv`` has all: as metrics they would bury the model's own."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Judged:
     """The model beside what needs no video, on the same held-out videos."""
@@ -171,7 +175,7 @@ def publish(
     difference, low, high = judged.over_baseline
     figures = {f"eval/{k}": v for k, v in judged.model.figures.items()}
     for name, baseline in judged.baselines.items():
-        figures |= {f"baseline/{name}/{k}": v for k, v in baseline.figures.items()}
+        figures |= {f"baseline/{name}/{k}": v for k, v in baseline.figures.items() if k in BASELINE_METRICS}
     figures |= {
         "eval/srcc_over_baseline": difference,
         "eval/srcc_over_baseline_low": low,
@@ -182,6 +186,8 @@ def publish(
     run.metrics({k: v for k, v in figures.items() if v == v})
     unit, held_out = unit_of(plan.config.targets), judged.model.held_out
     deciles = calibration(judged.model, plan.config.split.seed)
+    all_figures = pd.DataFrame({name: evaluation.figures for name, evaluation in judged.rows().items()}).T
+    run.text(all_figures.round(4).to_csv(index_label="model"), "figures.csv")
     run.text(deciles.to_csv(), "calibration.csv")
     rows = {"video_id": held_out.video_ids, "creator_id": held_out.creators, "label": held_out.label}
     predictions = {name: evaluation.prediction for name, evaluation in judged.rows().items()}
@@ -212,7 +218,10 @@ def publish(
     (fitted.checkpoint.parent / "target.json").write_text(json.dumps(adjustment.to_dict()))
     first = examples[examples["side"] == HELD_OUT].head(1)[["video_id", "label", "weight"]]
     example = clip_of(dataset(clips, first, plan.spec.input_size).take(1)[0])[None]
-    return registry.register(run, fitted.checkpoint, example, unit, tags, card)
+    version = registry.register(run, fitted.checkpoint, example, unit, tags, card)
+    if version is not None:
+        run.tags({"registered_version": version})
+    return version
 
 
 def version_tags(plan: "Plan", judged: Judged) -> dict[str, str]:

@@ -28,8 +28,8 @@ from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, r
 from jobs.lift import LiftConfig
 from scoring.output import read_maps, read_scores
 from tracking.names import LIFT_RUNS
-from tracking.runs import Run, git_commit, open_run
-from views.lift import lift_page, lift_tables
+from tracking.runs import Run, git_commit, open_run, run_link, table_name
+from views.lift import lift_charts, lift_page, lift_tables
 
 DEFAULT_CONTROLS = ("followers", "duration_s", "price")
 SHOWN = 5
@@ -44,12 +44,14 @@ def main(config: LiftConfig) -> int:
     _check(config)
     output = storage.absolute(config.output)
     storage.check_writable(output)
-    inputs, sample_options = _read(config)
+    inputs, sample_options, origin = _read(config)
     _say_what(inputs)
     if config.dry_run:
         return DONE
-    tags = {"scores": storage.absolute(config.scores), "output": output}
-    with open_run(LIFT_RUNS, f"lift of {len(inputs.treated.row)} videos", tags) as run:
+    catalogue, sales = table_name(config.videos), table_name(config.sales)
+    where = {"scores": storage.absolute(config.scores), "output": output}
+    tags = {"catalogue": catalogue, "sales": sales} | origin | where
+    with open_run(LIFT_RUNS, f"{catalogue} on {sales}", tags) as run:
         run.params(resolved(config))
         started = time.monotonic()
         first = _lifts(inputs.panel, inputs.treated)
@@ -62,7 +64,7 @@ def main(config: LiftConfig) -> int:
             "code_version": git_commit(),
             "config": resolved(config),
         }
-        _publish(found, about, output, run)
+        _publish(found, about, output, run, origin["scoring_run"])
     return DONE
 
 
@@ -74,8 +76,9 @@ def _check(config: LiftConfig) -> None:
         raise Refused(f"--seed is {config.seed}, expected at least 0 and below 2^32")
 
 
-def _read(config: LiftConfig) -> tuple[Inputs, dict[str, Any]]:
-    """Everything is read and checked, nothing written; and what ``sample_of`` is told. Raises Refused."""
+def _read(config: LiftConfig) -> tuple[Inputs, dict[str, Any], dict[str, str]]:
+    """Everything is read and checked, nothing written; what ``sample_of`` is told; what the scores come from. Raises
+    Refused."""
     # a scoring job that was stopped can leave a row twice until it goes on
     scores = read_scores(config.scores).to_pandas().drop_duplicates("video_id")
     videos = read_videos(config.videos, required=("video_id", "product_id", "posted_at")).to_pandas()
@@ -98,7 +101,9 @@ def _read(config: LiftConfig) -> tuple[Inputs, dict[str, Any]]:
         config.seed,
     )
     category = "category" if "category" in videos and treated.videos["category"].nunique() > 1 else None
-    return inputs, {"controls": _controls(config, treated.videos), "category": category}
+    made_by = {"scoring_run": scores["run_id"], "model_version": scores["model_version"]}
+    origin = {tag: ", ".join(sorted(ids.dropna().unique())) for tag, ids in made_by.items()}
+    return inputs, {"controls": _controls(config, treated.videos), "category": category}, origin
 
 
 def _panel(sales: pa.Table, config: LiftConfig, rebuild: str, covariates: tuple[str, ...]) -> tuple[Panel, Mended]:
@@ -191,10 +196,11 @@ def _lifts_of(shared: tuple[Panel, Treatment], chosen: np.ndarray) -> StageOne:
     return stage_one(*shared, chosen)
 
 
-def _publish(found: Study, about: dict[str, Any], output: str, run: Run) -> None:
+def _publish(found: Study, about: dict[str, Any], output: str, run: Run, scoring_runs: str) -> None:
     summary = {**dataclasses.asdict(found.verdict), **about}
     summary = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    page = lift_page(found, about, notes(found.inputs.mended))
+    charts = lift_charts(found)
+    page = lift_page(found, charts, about, notes(found.inputs.mended))
     files = {
         "lifts.parquet": _parquet(found.stage_one.table, LIFTS),
         "stage2.parquet": _parquet(found.stage_two, STAGE_TWO),
@@ -208,10 +214,15 @@ def _publish(found: Study, about: dict[str, Any], output: str, run: Run) -> None
     storage.write_bytes_atomically(f"{output}/verdict.json", json.dumps(summary, indent=2).encode())
     run.metrics(_metrics(found))
     run.dictionary(summary, "verdict.json")
-    run.description(found.verdict.text)
+    links = ", ".join(run_link(run_id, run_id[:8]) for run_id in scoring_runs.split(", ") if run_id)
+    run.description(
+        f"{found.verdict.text}\n\nScores of {links or 'no known run'}. Look at `report.html` among the artifacts."
+    )
     for name, data in files.items():
         if not name.endswith(".parquet"):
             run.text(data.decode(), name)
+    for name, chart in charts.items():
+        run.text(chart, f"plots/{name}.svg")
     for said in ("", *found.verdict.says, *found.verdict.does_not_say, found.verdict.data_needed):
         console.print(said)
     for doubt in found.verdict.doubts:

@@ -1,5 +1,6 @@
 """Pages of a scored folder and its videos, for the jobs that write or serve them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,10 @@ from catalog.isolation import IsolatedWorker
 from catalog.schemas import Status
 from jobs.command import ProgressLog, console
 from jobs.steps.scored import ScoredFolder
+from scoring.output import OutputFolder
 from scoring.settings import VideoLimits
 from views.creative_comparison import creatives_page
+from views.figures import mean_maps, space_figure, time_figure
 from views.names import file_stem
 from views.preview import Thumbnail
 from views.report import ends, once_each, ranked, report_page
@@ -41,6 +44,16 @@ def check_page(uri: str) -> None:
         raise Refused(f"--output {uri} cannot be written: {why}; name another file") from error
     if is_folder:
         raise Refused(f"--output {uri} is a folder; name the file too, such as {uri.rstrip('/')}/report.html")
+
+
+def figures_over(scored: ScoredFolder, max_maps: int | None = None) -> dict[str, dict[str, bytes]]:
+    """``time`` where a video has a PE and ``space``, over so many maps, where any were saved: format -> file."""
+    scores = once_each(scored.scores)
+    time = time_figure(scores, scored.sampling.sample_fps)
+    means = mean_maps(itertools.islice(OutputFolder(scored.uri).maps(), max_maps), scores)
+    aspect = pc.approximate_median(pc.divide(pc.cast(scores["height"], "double"), scores["width"])).as_py()
+    space = space_figure(means, aspect or 1.0) if means.videos else None
+    return {name: files for name, files in (("time", time), ("space", space)) if files}
 
 
 class PageMaker:
@@ -72,8 +85,8 @@ class PageMaker:
             self._thumbnails(outermost), links, prefix,
         )  # fmt: skip
 
-    def page_of(self, video_id: str) -> str:
-        """Of one video. Raises Refused where it was not scored."""
+    def page_of(self, video_id: str, home: str | None = None) -> str:
+        """Of one video; home: address of the catalogue's page. Raises Refused where it was not scored."""
         row = self._scored_row(video_id)
         video = _row(self.videos, "video_id", video_id) or {}
         is_failed = row["status"] == Status.FAILED
@@ -85,6 +98,7 @@ class PageMaker:
             self.scored.summary, self.scored.settings,
             video | {"product_title": product.get("title")},
             self._categories(),
+            home,
         )  # fmt: skip
 
     def creatives(self, *video_ids: str) -> str:
@@ -116,7 +130,7 @@ class PageMaker:
         links = {}
         for done, video_id in enumerate(video_ids, 1):
             file = f"{beside}/{file_stem(video_id)}.html"
-            storage.write_bytes_atomically(f"{folder}/{file}", self.page_of(video_id).encode())
+            storage.write_bytes_atomically(f"{folder}/{file}", self.page_of(video_id, f"../{quote(name)}").encode())
             links[video_id] = quote(file)
             progress.update(done)
         progress.close()

@@ -1,16 +1,11 @@
 """What jobs.report does."""
 
-import pyarrow.compute as pc
-
 from catalog import storage
 from catalog.errors import Refused
 from jobs.command import DONE, console, print_config, resolved
 from jobs.report import ReportConfig
-from jobs.steps.pages import PageMaker, check_limits, check_page
+from jobs.steps.pages import PageMaker, check_limits, check_page, figures_over
 from jobs.steps.scored import ScoredFolder
-from scoring.output import OutputFolder
-from views.figures import mean_maps, space_figure, time_figure
-from views.report import once_each
 
 
 def main(config: ReportConfig) -> int:
@@ -36,16 +31,10 @@ def main(config: ReportConfig) -> int:
 
 
 def _write_figures(scored: ScoredFolder, folder: str) -> None:
-    scores = once_each(scored.scores)
-    figures = {"time": time_figure(scores, scored.sampling.sample_fps)}
-    means = mean_maps(OutputFolder(scored.uri).maps(), scores)
-    if means.videos:
-        aspect = pc.approximate_median(pc.divide(pc.cast(scores["height"], "double"), scores["width"])).as_py()
-        figures["space"] = space_figure(means, aspect or 1.0)
-    else:
+    figures = figures_over(scored)
+    if "space" not in figures:
         console.print("no maps of videos with a product were saved, so there is no figure over space; --save-maps does")
     for name, files in figures.items():
-        for kind, data in (files or {}).items():
+        for kind, data in files.items():
             storage.write_bytes_atomically(f"{folder}/{name}.{kind}", data)
-    written = sorted(name for name, files in figures.items() if files)
-    console.print(f"figures: {folder}    {', '.join(written) or 'none: no video has a PE'}")
+    console.print(f"figures: {folder}    {', '.join(sorted(figures)) or 'none: no video has a PE'}")

@@ -1,5 +1,6 @@
 """What jobs.score does."""
 
+import textwrap
 from collections.abc import Mapping
 
 from catalog import storage
@@ -16,6 +17,7 @@ from jobs.command import (
 )
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
+from jobs.steps.score_record import Course, params_of, record, tags_of, title_of
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
@@ -25,6 +27,8 @@ from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
 
+SHOWN_ERRORS, SHOWN_CHARACTERS = 2, 160
+"""of the closing summary, which fits on a screen of 80 columns"""
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
 
@@ -55,17 +59,17 @@ def main(config: ScoreConfig) -> int:
         _print_resources(plan, resources, cluster)
         if config.dry_run:
             return DONE
-        tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
-        with open_run(SCORING_RUNS, f"score {plan.videos.num_rows} videos", tags) as run:
+        tags = tags_of(config.videos, model, plan.output.uri)
+        with open_run(SCORING_RUNS, title_of(config.videos, model), tags) as run:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
 
 
 def _score(
     config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cores: float
 ) -> int:
-    run.params(resolved(config) | {"config_hash": plan.config_hash})
+    run.params(params_of(config) | {"config_hash": plan.config_hash})
     provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
-    progress = ProgressLog("scoring", plan.videos.num_rows)
+    progress, course = ProgressLog("scoring", plan.videos.num_rows), Course(run)
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
@@ -75,7 +79,7 @@ def _score(
             watch.alive()
             failed = tally.statuses[Status.FAILED]
             progress.update(tally.done, f"{failed} failed" if failed else "")
-            run.metrics(_figures(tally.summary(cores)), step=tally.done)
+            course.follow(tally, cores)
 
         try:
             tally = run_scoring(
@@ -85,9 +89,10 @@ def _score(
         finally:
             progress.close()
     summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
-    run.metrics(_figures(summary), step=tally.done)
-    run.dictionary(summary, "run.json")
-    _print_summary(plan.output, summary)
+    course.follow(tally, cores, at_end=True)
+    run.metrics(_figures(summary), step=round(tally.wall_seconds))
+    print_summary(plan.output, summary)
+    record(run, config, model, plan.output.uri, summary)
     return _exit_code(config, summary)
 
 
@@ -109,7 +114,7 @@ def _figures(summary: dict) -> dict[str, float]:
     figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
     by_stage = summary["core_seconds_per_video_minute_by_stage"]
     figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
-    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency")}
+    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency", "videos_per_hour")}
     return {k: v for k, v in figures.items() if v is not None}
 
 
@@ -123,7 +128,7 @@ def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, flo
     )
 
 
-def _print_summary(output: OutputFolder, summary: dict) -> None:
+def print_summary(output: OutputFolder, summary: dict) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
     console.print(
         f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s, "
@@ -139,9 +144,13 @@ def _print_summary(output: OutputFolder, summary: dict) -> None:
         )
     if summary["faithfulness"]:
         print_evidence(summary["faithfulness"])
-    for code, n in sorted(summary["errors"].items()):
+    by_count = sorted(summary["errors"].items(), key=lambda error: (-error[1], error[0]))
+    for code, n in by_count[:SHOWN_ERRORS]:
         example = summary["error_examples"].get(code)
-        console.print(f"failed, {code}: {n}{f', such as {example}' if example else ''}")
+        said = f"failed, {code}: {n}{f', such as {example}' if example else ''}"
+        console.print(textwrap.shorten(said, SHOWN_CHARACTERS, placeholder=" ..."))
+    if others := by_count[SHOWN_ERRORS:]:
+        console.print(f"failed otherwise: {', '.join(f'{code} {n}' for code, n in others)}; see run.json or the report")
     console.print(f"scores: {output.uri}/scores    summary: {output.uri}/run.json")
     if summary["errors"]:
         console.print("to try the failed videos again, run the same command with --retry-failed")

@@ -7,14 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catalog import storage
 from catalog.errors import Refused
 from catalog.sampling import SamplingConfig
+from catalog.schemas import Status
 from catalog.tables import read_products, read_videos
 from jobs.command import console
 from scoring.output import OutputFolder, read_scores
 from views.maps import SavedMap
+
+OF_EVERY_VIDEO = ("seconds", "e_score", "e_per_second")
+OF_PRODUCTS = ("pe_score", "p_score", "pe_per_second", "p_per_second")
+"""what rows have whose video could be looked at, and of those the ones with a product"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,7 @@ class ScoredFolder:
                 f"--scores {uri} has rows without video_id or status, so they are no scores; "
                 "give the --output folder of jobs.score"
             )
+        _check_whole(uri, scores)
         summary = _json(uri, "run.json")
         settings = _json(uri, "config.json") if summary is None else summary.get("config")
         return cls(storage.absolute(uri), scores, summary, settings or {})
@@ -87,6 +94,19 @@ class ScoredFolder:
         except (Refused, OSError) as problem:
             console.print(f"the {name} table cannot be read, so the page goes without it: {problem}")
             return None
+
+
+def _check_whole(uri: str, scores: pa.Table) -> None:
+    """Refused where rows lack what every row of their status has: another version wrote them."""
+    seen = scores.filter(pc.not_equal(scores["status"], Status.FAILED.value))
+    with_product = seen.filter(pc.not_equal(seen["status"], Status.NO_PRODUCT.value))
+    for rows, names in ((seen, OF_EVERY_VIDEO), (with_product, OF_PRODUCTS)):
+        lacking = [name for name in names if rows[name].null_count]
+        if lacking:
+            raise Refused(
+                f"--scores {uri}: {rows[lacking[0]].null_count} rows have no {', '.join(lacking)}, so an older version "
+                "of jobs.score wrote them, or another program; score the videos again, into another folder"
+            )
 
 
 def _json(folder: str, name: str) -> dict[str, Any] | None:

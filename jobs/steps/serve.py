@@ -60,7 +60,7 @@ def explorer(maker: PageMaker) -> Starlette:
     def video(request: Request) -> Response:
         try:
             with one_at_a_time:
-                return HTMLResponse(maker.page_of(request.query_params.get("id", "")))
+                return HTMLResponse(maker.page_of(request.query_params.get("id", ""), home="./"))
         except Refused as refusal:
             return PlainTextResponse(str(refusal), status_code=404)
 

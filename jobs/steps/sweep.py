@@ -25,6 +25,7 @@ from jobs.steps.train import (
     check,
     check_folders,
     decoded,
+    how,
     remember_run,
     tags_of,
     trained,
@@ -72,9 +73,9 @@ def main(plan: Plan) -> int:
         cluster = ray.cluster_resources()
         if config.dry_run:
             return DONE
-        with open_run(TRAINING_RUNS, plan.name, tags_of(plan) | {"sweep": "parent"}, resume_id) as parent:
+        with open_run(TRAINING_RUNS, plan.title, tags_of(plan) | {"sweep": "parent"}, resume_id) as parent:
             remember_run(config.storage, plan.name, plan.digest, parent)
-            parent.params(plan.settings)
+            parent.params(how(plan.settings))
             clips = decoded(plan, cluster)
             examples, _ = adjusted(plan, clips)
             bundle: Mapping[str, float] = scaling.resources_per_worker or {}  # pyright: ignore[reportAssignmentType]
@@ -93,7 +94,7 @@ def main(plan: Plan) -> int:
             console.print(f"going on with {attempts[best].title}")
             chosen = attempts[best].plan
             tags = tags_of(chosen) | {"sweep": "best"}
-            title = f"{plan.name} best"
+            title = f"{plan.title} best"
             earlier = (parent.children() or {}).get(title)
             with open_run(TRAINING_RUNS, title, tags, earlier, parent) as run:
                 outcome = trained(chosen, scaling, run, cluster)
@@ -219,7 +220,7 @@ class Follower(ray.tune.Callback):
         tags = tags_of(attempt.plan) | {"sweep": "attempt"}
         earlier = self._earlier.get(attempt.title)
         run = stack.enter_context(open_run(TRAINING_RUNS, attempt.title, tags, earlier, self.parent))
-        run.params(attempt.plan.settings)
+        run.params(how(attempt.plan.settings))
         self.epochs[number], self._open[number] = {}, (stack, run)
         self._logged[number] = run.steps("val/srcc") or set()
         console.print(f"trying {attempt.title}")

@@ -36,7 +36,7 @@ from jobs.steps.judge import judge, print_judged, publish
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import CHALLENGER, MODEL_NAME, SHUFFLED, TRAINING_RUNS
-from tracking.runs import Run, open_run, ui_command
+from tracking.runs import Run, open_run, table_name, ui_command
 from training.clips import Clips, cached_clips
 from training.models import EngagementModel, ModelSpec, load_pretrained
 from training.near_copies import near_copies
@@ -74,7 +74,13 @@ class Plan:
     """of the settings and examples"""
     data_digest: str
     name: str
+    """of the folder in --storage"""
     init_weights: bytes | None
+
+    @property
+    def title(self) -> str:
+        """The run's name in MLflow."""
+        return self.config.name or f"{self.spec.target} {self.spec.architecture} {self.digest[:6]}"
 
 
 def main(config: TrainConfig) -> int:
@@ -92,7 +98,7 @@ def main(config: TrainConfig) -> int:
         console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
             return DONE
-        with open_run(TRAINING_RUNS, plan.name, tags_of(plan), resume_id) as run:
+        with open_run(TRAINING_RUNS, plan.title, tags_of(plan), resume_id) as run:
             remember_run(config.storage, plan.name, plan.digest, run)
             return trained(plan, scaling, run, ray.cluster_resources()).exit_code
 
@@ -135,8 +141,8 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
     columns = ["video_id", "creator_id", "label", "weight", "side"]
     data_digest = hashlib.sha256(examples[columns].to_csv(index=False).encode()).hexdigest()
     swept = {} if config.sweep is None else read_flags(Path(config.sweep), "--sweep", SWEEP_EXAMPLE)
-    how = json.dumps(_how(settings) | {"sweep": swept}, default=str, sort_keys=True)
-    digest = hashlib.sha256((how + data_digest).encode())
+    told = json.dumps(how(settings) | {"sweep": swept}, default=str, sort_keys=True)
+    digest = hashlib.sha256((told + data_digest).encode())
     name = config.name or f"train-{digest.hexdigest()[:10]}"
     return Plan(config, settings, spec, examples, shared, digest.hexdigest()[:10], data_digest[:16], name, init_weights)
 
@@ -144,6 +150,7 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
 def tags_of(plan: Plan) -> dict[str, str]:
     config = plan.config
     return {
+        "catalogue": table_name(config.videos),
         "target": config.targets.target,
         "residualized_on": plan.spec.residualized_on or "nothing",
         "architecture": config.architecture,
@@ -163,12 +170,12 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
     """Decode, train, judge, register."""
     config = plan.config
     begun = time.monotonic()
-    run.params(plan.settings)
+    run.params(how(plan.settings))
     run.dictionary(plan.settings, "config.json")
-    run.table_input("videos", config.videos, plan.examples, "training")
+    run.table_input(table_name(config.videos), config.videos, plan.examples, "training")
     since = time.monotonic()
     clips = decoded(plan, cluster)
-    run.metrics({"clips/reused": float(clips.reused), "clips/seconds": time.monotonic() - since})
+    decoding = {"clips/reused": float(clips.reused), "clips/seconds": time.monotonic() - since}
     examples, adjustment = adjusted(plan, clips)
     _log_data(run, plan, examples, clips, adjustment)
     fitted = fitted_model(plan, clips, examples, scaling, run)
@@ -181,6 +188,7 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
         print_judged(judged, unit_of(config.targets))
         seconds = time.monotonic() - begun
         version = publish(plan, fitted, judged, adjustment, examples, clips, run, seconds)
+        run.metrics(_counts(plan, examples, clips) | decoding)  # below the figures that one chooses by
         _say_where(plan, fitted, version)
     finally:
         for folder in folders:
@@ -310,12 +318,15 @@ def _shuffled_control(plan: Plan, clips: Clips, examples: pd.DataFrame, scaling:
     return fitted_model(plan, clips, shuffled, scaling, None, "with shuffled labels")
 
 
-def _log_data(run: Run, plan: Plan, examples: pd.DataFrame, clips: Clips, adjustment: Adjustment) -> None:
+def _counts(plan: Plan, examples: pd.DataFrame, clips: Clips) -> dict[str, float]:
     sizes = {f"videos/{side}": float((examples["side"] == side).sum()) for side in (TRAINING, VALIDATION, HELD_OUT)}
     failed = {"videos/all": float(len(plan.examples)), "videos/failed": float(len(clips.undecodable))}
     shared = {f"overlap/{what.replace(' ', '_')}": float(count) for what, count in plan.overlaps.items()}
+    return sizes | failed | shared | {"videos/suspicious": float((examples["suspicious"] != "").sum())}
+
+
+def _log_data(run: Run, plan: Plan, examples: pd.DataFrame, clips: Clips, adjustment: Adjustment) -> None:
     suspicious = examples[examples["suspicious"] != ""]
-    run.metrics(sizes | failed | shared | {"videos/suspicious": float(len(suspicious))})
     run.dictionary(clips.undecodable, "undecodable_videos.json")
     run.text(examples[["video_id", "side", "label", "weight"]].to_csv(index=False), "data/split.csv")
     if len(suspicious):
@@ -408,7 +419,7 @@ def check_folders(config: TrainConfig) -> None:
     check_shared(cache_of(config), "--clip-cache")
 
 
-def _how(settings: dict) -> dict:
+def how(settings: dict) -> dict:
     """The settings that decide what a run comes to; the others may differ when it goes on."""
     beside_it = ("storage", "name", "dry_run", "cpus_per_worker", "unknown_at_posting", "clip_cache", "sweep",
                  "wait_for_workers", "shuffled_control")  # fmt: skip
