@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,25 @@ from catalog import storage
 from catalog.errors import Refused
 from catalog.schemas import MAPS, SCORES, Status
 
-TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "rejections", "figures")
+TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "fetch_s", "gpu_s")
+TALLY += ("rejections", "figures")
 ROWS = ("video_id", "product_id", "status", "error_code", "config_hash")
 READERS = 16
+
+
+class Sink(Protocol):
+    """Where a graph's scores end."""
+
+    def write(self, scored: pa.Table) -> pa.Table:
+        """Takes what ``ScoreRow.table`` makes, returns its columns TALLY."""
+        ...
+
+
+class CostsOnly:
+    """Keeps no scores: for a trial that asks what they cost."""
+
+    def write(self, scored: pa.Table) -> pa.Table:
+        return scored.select(list(TALLY))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from catalog import storage
+from catalog.errors import Refused
 from catalog.schemas import Status
 from jobs.command import (
     DONE,
@@ -16,6 +17,7 @@ from jobs.command import (
 )
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
+from scoring.costs import StageCosts, hourly
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
@@ -25,6 +27,12 @@ from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
 
+NO_COSTS = (
+    "CPU cores per GPU: not known without costs; jobs.plan measures them on a sample, and --costs takes its JSON or an "
+    "earlier run.json"
+)
+LOG_EVERY_S = 10.0
+"""between two points of MLflow's curves: it writes a database while the results wait"""
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
 
@@ -32,10 +40,13 @@ EXAMINATION_S = 600.0
 def main(config: ScoreConfig) -> int:
     settings = resolved(config)
     print_config(settings)
+    if not 0 < config.gpu_share <= 1:
+        raise Refused(f"--gpu-share is {config.gpu_share:g}, expected a number above 0 and at most 1")
     model = registry.load(config.model)
     plan = plan_scoring(
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
-        settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos,
+        settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos, config.order,
+        config.order_seed,
     )  # fmt: skip
     if (cache := _cache_of(config)) is not None:
         storage.check_writable(cache)
@@ -49,11 +60,14 @@ def main(config: ScoreConfig) -> int:
     if not plan.videos.num_rows and summary is not None and not config.dry_run:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
+    costs = StageCosts.read(config.costs) if config.costs else StageCosts.of(summary or {})
     with ray_cluster() as cluster:
         check_shared(plan.output.uri, "--output")
-        resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
+        cpus, gpus = cluster["CPU"], cluster.get("GPU", 0)
+        resources = Resources.of_cluster(cpus, gpus, config.max_prepare_actors, config.gpu_share)
         _print_resources(plan, resources, cluster)
         if config.dry_run:
+            console.print(costs.advice() if costs else NO_COSTS)
             return DONE
         tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
         with open_run(SCORING_RUNS, f"score {plan.videos.num_rows} videos", tags) as run:
@@ -70,12 +84,17 @@ def _score(
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
     with StallWatch(limit_s) as watch:
+        logged_s = logged_videos = 0.0
 
         def on_progress(tally: Tally) -> None:
+            nonlocal logged_s, logged_videos
             watch.alive()
             failed = tally.statuses[Status.FAILED]
             progress.update(tally.done, f"{failed} failed" if failed else "")
-            run.metrics(_figures(tally.summary(cores)), step=tally.done)
+            if (since_s := tally.wall_seconds - logged_s) >= LOG_EVERY_S:
+                lately = {"videos_per_hour_lately": 3600 * (tally.done - logged_videos) / since_s}
+                run.metrics(_figures(tally.summary(cores)) | lately, step=tally.done)
+                logged_s, logged_videos = tally.wall_seconds, tally.done
 
         try:
             tally = run_scoring(
@@ -109,12 +128,15 @@ def _figures(summary: dict) -> dict[str, float]:
     figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
     by_stage = summary["core_seconds_per_video_minute_by_stage"]
     figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
-    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency")}
+    figures |= {f"failed/{code}": n for code, n in summary["errors"].items()}
+    totals = ("core_seconds_per_video_minute", "gpu_seconds_per_video_minute", "efficiency", "videos_per_hour")
+    figures |= {k: summary[k] for k in totals}
     return {k: v for k, v in figures.items() if v is not None}
 
 
 def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, float]) -> None:
-    engage = "a GPU each" if resources.gpus_an_engage_actor else f"{resources.cpus_an_actor:g} CPU each"
+    share = resources.gpus_an_engage_actor
+    engage = f"{share:g} GPU each" if share else f"{resources.cpus_an_actor:g} CPU each"
     console.print(
         f"cluster: {cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs; PREPARE: "
         f"{resources.prepare_actors} actors, {resources.cpus_an_actor:g} CPU each; ENGAGE: "
@@ -137,6 +159,12 @@ def _print_summary(output: OutputFolder, summary: dict) -> None:
             f"cost: {summary['core_seconds_per_video_minute']:.2f} core-seconds a minute of video ({stages}); "
             f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
         )
+        if summary["gpu_seconds"]:
+            console.print(f"and {summary['gpu_seconds_per_video_minute']:.2f} GPU-seconds a minute of video")
+        console.print(f"waiting for storage: {summary['fetch_seconds_per_video_minute']:.2f} s a minute of video")
+    if len(summary["pace"]) > 1:
+        by_fifth = ", ".join(f"{rate:,.0f}" for rate in hourly(summary["pace"], summary["wall_seconds"]))
+        console.print(f"pace by fifth of the run: {by_fifth} videos an hour")
     if summary["faithfulness"]:
         print_evidence(summary["faithfulness"])
     for code, n in sorted(summary["errors"].items()):
