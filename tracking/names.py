@@ -13,6 +13,6 @@ COMPARED_WITH, CHAMPION_GAIN = "compared_with_version", "srcc_over_champion"
 SHUFFLED = "shuffled"
 """Of a training run: the folder with the checkpoint of the same network trained on shuffled labels."""
 TRAINING_RUNS, SCORING_RUNS, LIFT_RUNS = "pe-training", "pe-scoring", "pe-lift"
-FAITHFULNESS_RUNS = "pe-faithfulness"
+FAITHFULNESS_RUNS, COMPARE_RUNS = "pe-faithfulness", "pe-compare"
 PROJECT = Path(__file__).resolve().parent.parent
 LOCAL_STORE = PROJECT / "mlruns"
