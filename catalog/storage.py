@@ -39,6 +39,7 @@ PACKAGE_OF_SCHEME = {
 }
 CHUNK_BYTES = 8 * 2**20
 CALL_TIMEOUT_S = 30.0
+WRITE_TIMEOUT_S = 120.0
 FINGERPRINT_SAMPLE_BYTES = 1 << 17
 REMOTE_FINGERPRINT = ("ETag", "etag", "md5Hash", "content_md5", "size", "LastModified", "updated")
 
@@ -46,10 +47,10 @@ _S3_OPTIONS = {
     "config_kwargs": {
         "connect_timeout": 5,
         "read_timeout": 30,
-        "retries": {"max_attempts": 2, "mode": "standard"},
+        "retries": {"max_attempts": 5, "mode": "standard"},  # waits up to 1, 2, 4, 8 s, as AWS asks of clients
     }
 }
-_S3_ATTEMPTS = 2  # s3fs repeats, on top of botocore's own attempts
+_S3_ATTEMPTS = 3  # s3fs repeats, on top of botocore's own attempts; it alone repeats a body that was cut
 
 
 class _Writable(Protocol):
@@ -186,8 +187,8 @@ def check_writable(folder_uri: str) -> None:
             probe.touch(exist_ok=False)
             probe.unlink()
         else:
-            fs.pipe_file(f"{path}/{name}", b"")
-            fs.rm_file(f"{path}/{name}")
+            _call(fs, "pipe_file", f"{path}/{name}", b"", timeout_s=CALL_TIMEOUT_S)
+            _call(fs, "rm_file", f"{path}/{name}", timeout_s=CALL_TIMEOUT_S)
     except Exception as error:
         why = reason(_as_os_error(error))
         raise Refused(
@@ -210,7 +211,10 @@ def write_bytes_atomically(uri: str, data: bytes) -> None:
     """Write the file so that readers see the old content or the new, never a part. Makes parent folders."""
     fs, path = filesystem_of(uri)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)  # a put, or a multipart upload, shows only when complete
+        try:
+            _call(fs, "pipe_file", path, data, timeout_s=WRITE_TIMEOUT_S)  # shows only when complete
+        except FSTimeoutError as error:
+            raise TimeoutError(f"{uri} could not be written within {WRITE_TIMEOUT_S:g} s") from error
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,9 @@
-"""Compare two videos, or two scoring runs: python -m jobs.compare --scores DIR --creatives ID ID --output FILE.html"""
+"""Compare two scoring runs: python -m jobs.compare --scores DIR --other DIR --output FILE.html; or two videos of one"""
 
 import dataclasses
+from typing import Annotated
+
+import tyro
 
 from jobs.command import run_job
 from scoring.settings import VideoLimits
@@ -8,17 +11,22 @@ from scoring.settings import VideoLimits
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    scores: str
+    scores: Annotated[str, tyro.conf.arg(aliases=("--a",))]
     """output folder of jobs.score (local or s3://)"""
     output: str
     """HTML file to write; an earlier one is replaced"""
     creatives: tuple[str, str] | None = None
     """two video_ids of the folder, side by side"""
-    other: str | None = None
-    """another output folder of jobs.score: which videos are scored otherwise there, such as by another model"""
+    other: Annotated[str | None, tyro.conf.arg(aliases=("--b",))] = None
+    """another output folder of jobs.score: what moved between the two runs, such as by another model"""
+    tables: str | None = None
+    """with --other, a folder for the comparison's tables: drift.csv (each score), videos.parquet (every video in both),
+    category.csv and creator_id.csv"""
     videos: str | None = None
-    """table of videos that was scored, for --creatives; default: the one that jobs.score was given, where it can be
-    read"""
+    """table of videos that was scored, for --creatives and creators; default: the one that jobs.score was given, where
+    it can be read"""
+    products: str | None = None
+    """table of products, for categories; default as for --videos"""
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from catalog.sampling import SamplingConfig
 from jobs.command import run_job
-from scoring.settings import MapConfig, ProductConfig, VideoLimits
+from scoring.settings import MapConfig, Order, ProductConfig, VideoLimits
 from tracking.names import CHAMPION, MODEL_NAME
 
 
@@ -23,7 +23,10 @@ class ScoreConfig:
     product: ProductConfig = dataclasses.field(default_factory=ProductConfig)
     limits: VideoLimits = dataclasses.field(default_factory=VideoLimits)
     max_prepare_actors: int | None = None
-    """let an autoscaling cluster grow to so many decoding actors, a core each; default: what it has now"""
+    """let an autoscaling cluster grow to so many decoding actors, a core each, and use nodes that join late; default:
+    what it has now"""
+    gpu_share: float = 1.0
+    """of a GPU that one actor takes, such as 0.5: two share a GPU that one alone does not keep busy"""
     product_cache: str | None = None
     """folder (a path that every node sees, or s3://) that keeps the features of product images between runs"""
     save_maps: bool = False
@@ -35,10 +38,17 @@ class ScoreConfig:
     costs as much as some fifteen maps; 0: none. jobs.faithfulness does it at length"""
     max_failed_fraction: float = 0.5
     """exit with 3 where more than this share of all videos failed"""
+    order: Order = "table"
+    """what is scored first, since results can be read while the job runs: newest by posted_at, largest-reach by views
+    (where not known by followers), random by --order-seed"""
+    order_seed: int = 0
+    """of --order random"""
     limit: int | None = None
-    """only the first so many videos, for a trial"""
+    """only the first so many videos in that order, for a trial"""
     dry_run: bool = False
     """print the plan and the resources, write nothing and stop"""
+    costs: str | None = None
+    """run.json of an earlier job, or the JSON of jobs.plan: --dry-run says by it how many cores keep a GPU busy"""
 
 
 def main(config: ScoreConfig) -> int:

@@ -21,7 +21,7 @@ from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
-from scoring.output import OutputFolder
+from scoring.output import Sink
 from scoring.prepare import Prepared, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
 from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
@@ -41,21 +41,27 @@ class Resources:
     prepare_actors: int
     max_prepare_actors: int
     engage_actors: int
+    max_engage_actors: int
     cpus_an_actor: float
     gpus_an_engage_actor: float
 
     @classmethod
-    def of_cluster(cls, cpus: float, gpus: float, max_prepare_actors: int | None = None) -> "Resources":
-        """With GPUs: an ENGAGE actor each, a PREPARE actor for every other core (both share what there is where
-        cores are fewer). Without: one actor of each stage on every core at half a core, so that a core is busy
-        whichever stage has work.
-        ``max_prepare_actors``: how far an autoscaling cluster may be asked to grow."""
+    def of_cluster(
+        cls, cpus: float, gpus: float, max_prepare_actors: int | None = None, gpu_share: float = 1.0
+    ) -> "Resources":
+        """With GPUs: an ENGAGE actor for every ``gpu_share`` of one, a PREPARE actor for every other core (both share
+        what there is where cores are fewer). Without: one actor of each stage on every core at half a core, so that a
+        core is busy whichever stage has work.
+        ``max_prepare_actors``: how far an autoscaling cluster may be asked to grow, and nodes that join late are
+        used; without GPUs both stages grow."""
         if gpus >= 1:
-            prepare = max(1, int(cpus - gpus))
-            cpus_an_actor = min(1.0, cpus / (prepare + int(gpus)))
-            return cls(prepare, max(prepare, max_prepare_actors or 0), int(gpus), cpus_an_actor, 1.0)
+            engage = int(gpus) * int(1 / gpu_share)
+            prepare = max(1, int(cpus - engage))
+            cpus_an_actor = min(1.0, cpus / (prepare + engage))
+            return cls(prepare, max(prepare, max_prepare_actors or 0), engage, engage, cpus_an_actor, gpu_share)
         cores = max(1, int(cpus))
-        return cls(cores, max(cores, max_prepare_actors or 0), cores, 0.5 if cpus >= 1 else cpus / 2, 0.0)
+        most = max(cores, max_prepare_actors or 0)
+        return cls(cores, most, cores, most, 0.5 if cpus >= 1 else cpus / 2, 0.0)
 
 
 def build_graph(
@@ -67,14 +73,14 @@ def build_graph(
     product: ProductConfig,
     maps: MapConfig,
     limits: VideoLimits,
-    output: OutputFolder,
+    output: Sink,
     provenance: Provenance,
     resources: Resources,
     save_maps: bool,
     sample: frozenset[str],
     product_cache: str | None = None,
 ) -> ray.data.Dataset:
-    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``).
+    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``Sink.write``).
 
     sample: ids of the videos whose maps are examined in brief. product_cache: a folder that keeps the features of
     product images between runs.
@@ -91,7 +97,7 @@ def build_graph(
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
             num_gpus=resources.gpus_an_engage_actor,
-            compute=ray.data.ActorPoolStrategy(size=resources.engage_actors),
+            compute=ray.data.ActorPoolStrategy(min_size=resources.engage_actors, max_size=resources.max_engage_actors),
             **RESTARTS,
         )
         # INPUT scores -> a Parquet file a block; OUTPUT a tally row each. No CPU asked: the other stages have all
@@ -218,6 +224,7 @@ class EngageActor:
         from training.models import for_inference, load_checkpoint
 
         self.device = device_here()
+        self.gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
         (self.checkpoint,) = ray.get(checkpoint)
         self.mapper = EngagementMapper(for_inference(load_checkpoint(self.checkpoint)), self.device, maps)
         self.says_out_of_memory = says_out_of_memory
@@ -233,7 +240,7 @@ class EngageActor:
 
     def _scored(self, rows: list[dict[str, Any]]) -> list[ScoreRow]:
         """The rows' scores; what fails together is tried again video by video, so that one costs only itself."""
-        started = time.process_time()
+        started, begun = time.process_time(), time.perf_counter()
         size = self.mapper.model.spec.input_size
         clips = [clip_of(row, size) for row in rows]
         try:
@@ -252,8 +259,12 @@ class EngageActor:
             except ValueError as error:
                 problem = VideoError(ErrorCode.INTERNAL, str(error), Stage.ENGAGE)
                 results.append(ScoreRow.failed(failed_row(row, problem)))
-        spent = (time.process_time() - started) / sum(row["seconds"] for row in rows)
-        results = [r.with_core_seconds("engage", spent * row["seconds"]) for r, row in zip(results, rows, strict=True)]
+        core_s, held_s = time.process_time() - started, time.perf_counter() - begun
+        seconds = sum(row["seconds"] for row in rows)
+        results = [
+            result.engaged_for(core_s * row["seconds"] / seconds, held_s * self.gpus * row["seconds"] / seconds)
+            for result, row in zip(results, rows, strict=True)
+        ]
         for i, row in enumerate(rows):
             if row["video_id"] in self.sample and results[i].scores["status"] != Status.FAILED:
                 results[i] = dataclasses.replace(results[i], figures=self._examined(row))
@@ -328,7 +339,7 @@ class ExamineActor:
 class WriteActor:
     """WRITE: one whole file a block. An actor, because Ray starts a new process for almost every small task."""
 
-    def __init__(self, output: OutputFolder):
+    def __init__(self, output: Sink):
         self.output = output
 
     def __call__(self, scored: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,25 @@ from catalog import storage
 from catalog.errors import Refused
 from catalog.schemas import MAPS, SCORES, Status
 
-TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "rejections", "figures")
+TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "fetch_s", "gpu_s")
+TALLY += ("rejections", "figures")
 ROWS = ("video_id", "product_id", "status", "error_code", "config_hash")
 READERS = 16
+
+
+class Sink(Protocol):
+    """Where a graph's scores end."""
+
+    def write(self, scored: pa.Table) -> pa.Table:
+        """Takes what ``ScoreRow.table`` makes, returns its columns TALLY."""
+        ...
+
+
+class CostsOnly:
+    """Keeps no scores: for a trial that asks what they cost."""
+
+    def write(self, scored: pa.Table) -> pa.Table:
+        return scored.select(list(TALLY))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +53,12 @@ class OutputFolder:
     def rows(self) -> pa.Table:
         """What is there: the columns ROWS of every row, and ``part``, the file that it is in."""
         parts = self._parts("scores")
-        schema = pa.schema([SCORES.field(name) for name in ROWS] + [pa.field("part", pa.string())])
-
-        def read(part: str) -> pa.Table:
-            table = _read_part(part, list(ROWS))
-            return table.append_column("part", pa.array([part] * table.num_rows, pa.string())).cast(schema)
-
+        schema = pa.schema([SCORES.field(name) for name in ROWS])
         with ThreadPoolExecutor(READERS) as readers:
-            return pa.concat_tables([schema.empty_table(), *readers.map(read, parts)])
+            tables = list(readers.map(lambda part: _read_part(part, list(ROWS)), parts))
+        rows = pa.concat_tables([schema.empty_table(), *tables])
+        place = np.repeat(np.arange(len(parts)), [table.num_rows for table in tables])
+        return rows.append_column("part", pa.array(parts, pa.string()).take(pa.array(place, pa.int64())))
 
     def check(self, config: dict[str, Any], config_hash: str, videos: pa.Table, retry_failed: bool) -> pa.Table:
         """Whether this config's scores of ``videos`` (video_id, product_id) may go here; writes nothing.
@@ -208,7 +222,12 @@ def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]
 def _read_part(part: str, columns: list[str]) -> pa.Table:
     schema = pa.schema([SCORES.field(name) for name in columns])
     try:
-        return pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=schema)
+        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(part)))  # read_table takes three times as long
+        table = file.read(columns=columns, use_threads=False)
+        if table.schema.equals(schema):
+            return table
+        # columns that an older version did not write are null
+        return pa.concat_tables([schema.empty_table(), table], promote_options="default").select(columns).cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise Refused(
             f"{part} cannot be read: {error}; remove it, and the same jobs.score command scores its videos again"

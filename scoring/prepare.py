@@ -49,7 +49,9 @@ class Prepared:
     duration_s: float | None
     codec: str
     core_seconds: dict[str, float]
-    """CPU time by stage: decode, locate"""
+    """CPU time by stage: fetch, decode, locate"""
+    fetch_s: float
+    """wall time until the video was here"""
     rejections: dict[str, int] = dataclasses.field(default_factory=dict)
     """why frames are without the product, see ``scoring.pose.Rejection``"""
 
@@ -71,7 +73,9 @@ def make_prepare(
         locate_s = time.thread_time() - started
         clip, grays = [], []
         width = height = 0
+        asked, asked_cpu = time.perf_counter(), time.process_time()  # object stores are read by a thread of their own
         with storage.fetch(request.video_uri, int(sampling.max_megabytes * 1e6), FETCH_TIMEOUT_S) as path:
+            fetch_s, fetch_core_s = time.perf_counter() - asked, time.process_time() - asked_cpu
             started = time.thread_time()
             headers = read_headers(path, sampling.max_duration)
             for frame in iter_frames(
@@ -97,7 +101,12 @@ def make_prepare(
             fps=headers.frame_rate,
             duration_s=headers.duration_s,
             codec=headers.codec,
-            core_seconds={"decode": decoded - started, "locate": locate_s + time.thread_time() - decoded},
+            core_seconds={
+                "fetch": fetch_core_s,
+                "decode": decoded - started,
+                "locate": locate_s + time.thread_time() - decoded,
+            },
+            fetch_s=fetch_s,
             rejections={str(reason): count for reason, count in search.rejections.items()},
         )
 

@@ -12,7 +12,7 @@ from catalog.schemas import MAPS, SCORES, Status
 from scoring.pe import pe_scores, rasterised
 from scoring.prepare import Prepared
 
-STAGES = ("decode", "locate", "engage")
+STAGES = ("fetch", "decode", "locate", "engage")
 
 _FOUND = ("product_quads", "product_inliers", "product_probability")
 _MEDIA = ("seconds", "fps", "width", "height", "duration_s", "codec", *_FOUND)
@@ -28,6 +28,7 @@ PREPARED = pa.schema(
         ("outlines", pa.list_(pa.list_(pa.float32()))),  # per second x1,y1,x2,y2,... or null
         ("rejections", pa.map_(pa.string(), pa.int64())),  # scoring.pose.Rejection -> how often
         ("core_s", pa.struct([(stage, pa.float64()) for stage in STAGES])),
+        ("fetch_s", pa.float64()),  # wall time until the video was here
     ]
 )
 
@@ -58,6 +59,7 @@ def prepared_row(video: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
         "outlines": found and [d and d.outline.ravel().tolist() for d in found],
         "rejections": prepared.rejections,
         "core_s": prepared.core_seconds,
+        "fetch_s": prepared.fetch_s,
     }
 
 
@@ -92,6 +94,10 @@ class ScoreRow:
     map_row: dict[str, Any] | None = None
     rejections: dict[str, int] = dataclasses.field(default_factory=dict)
     """why the product was not found, see ``scoring.pose.Rejection``"""
+    fetch_s: float = 0.0
+    """wall time until the video was here"""
+    gpu_s: float = 0.0
+    """for how long it kept a GPU"""
     figures: dict[str, float] | None = None
     """of its map's faithfulness, where the video is in the sample; empty where it could not be examined"""
 
@@ -100,18 +106,20 @@ class ScoreRow:
         scores = {name: row.get(name) for name in ("video_id", "product_id", *_ERROR)}
         return cls(scores | {"status": str(Status.FAILED)}, _known(row.get("core_s")))
 
-    def with_core_seconds(self, stage: str, spent: float) -> "ScoreRow":
-        return dataclasses.replace(self, core_s=self.core_s | {stage: spent})
+    def engaged_for(self, core_s: float, gpu_s: float) -> "ScoreRow":
+        return dataclasses.replace(self, core_s=self.core_s | {"engage": core_s}, gpu_s=gpu_s)
 
     @staticmethod
     def table(rows: list["ScoreRow"], provenance: Provenance, with_maps: bool) -> pa.Table:
-        """SCORES columns, then core_s, rejections, figures and, on request, map: what the sink takes."""
+        """What the sink takes: SCORES columns, core_s, fetch_s, gpu_s, rejections, figures and, on request, map."""
         common = dataclasses.asdict(provenance) | {"scored_at": datetime.datetime.now(datetime.UTC)}
         table = pa.Table.from_pylist([row.scores | common for row in rows], schema=SCORES)
         core = pa.array([row.core_s for row in rows], PREPARED.field("core_s").type)
         figures = pa.array([row.figures for row in rows], FIGURES)
         rejections = pa.array([row.rejections for row in rows], PREPARED.field("rejections").type)
         table = table.append_column("core_s", core).append_column("rejections", rejections)
+        for name in ("fetch_s", "gpu_s"):
+            table = table.append_column(name, pa.array([getattr(row, name) for row in rows], pa.float64()))
         table = table.append_column("figures", figures)
         if with_maps:
             maps = pa.array([row.map_row for row in rows], pa.struct(list(MAPS)))
@@ -129,7 +137,7 @@ def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: b
     columns = {name: row[name] for name in ("video_id", "product_id", *_MEDIA)}
     columns |= dataclasses.asdict(scores) | {"status": str(status), "predicted_engagement": engagement}
     map_row = _map_row(row, E) if with_map else None
-    return ScoreRow(columns, _known(row["core_s"]), map_row, dict(row["rejections"] or ()))
+    return ScoreRow(columns, _known(row["core_s"]), map_row, dict(row["rejections"] or ()), row["fetch_s"] or 0.0)
 
 
 def product_map(row: dict[str, Any], size: int) -> np.ndarray | None:

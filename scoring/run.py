@@ -22,12 +22,14 @@ from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
 from scoring.attribution import METHODS
+from scoring.costs import Pace
 from scoring.evidence import summed_up
 from scoring.graph import EXAMINATION_CORE_S, Images, Resources, build_graph
+from scoring.order import ordered
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import check_model
-from scoring.settings import MapConfig, ProductConfig, VideoLimits
+from scoring.settings import MapConfig, Order, ProductConfig, VideoLimits
 from tracking.registry import StoredModel
 from tracking.runs import git_commit
 from training.models import ModelSpec, load_checkpoint
@@ -44,7 +46,7 @@ class Plan:
     """Everything about a scoring job that is known before work starts."""
 
     videos: pa.Table
-    """the rows still to be scored: video_id, video_uri, product_id"""
+    """the rows still to be scored, in the order of work: video_id, video_uri, product_id"""
     all_ids: frozenset[str]
     """every id that must have a row at the end"""
     images: Images
@@ -84,6 +86,8 @@ def plan_scoring(
     limit: int | None,
     retry_failed: bool,
     faithfulness_videos: int,
+    order: Order = "table",
+    order_seed: int = 0,
 ) -> Plan:
     """Check all that can be checked and find out what is left to do; writes nothing. Raises Refused."""
     check_settings(sampling, product, maps, limits)
@@ -93,6 +97,7 @@ def plan_scoring(
         raise Refused(f"--faithfulness-videos is {faithfulness_videos}, expected at least 0")
     spec = explainable(model, sampling)
     videos, images = catalogue_of(videos_uri, products_uri)
+    videos = ordered(videos, order, order_seed, videos_uri)
     depends = {
         "model": model.digest[:16],
         **{f"maps_{field}": value for field, value in dataclasses.asdict(maps).items()},
@@ -179,6 +184,10 @@ class Tally:
         self.errors: collections.Counter[str] = collections.Counter()
         self.examples: dict[str, str] = {}
         self.core_seconds = dict.fromkeys(STAGES, 0.0)
+        self.fetch_seconds = 0.0
+        """wall time for which videos' bytes were waited for"""
+        self.gpu_seconds = 0.0
+        self.pace = Pace()
         self.figures: list[dict[str, float]] = []
         """of the examined videos"""
         self.examination_core_seconds = 0.0
@@ -197,11 +206,15 @@ class Tally:
             self.video_minutes += (row["seconds"] or 0) / sample_fps / 60
             for stage in STAGES:
                 self.core_seconds[stage] += row["core_s"][stage] or 0.0
+            self.fetch_seconds += row["fetch_s"]
+            self.gpu_seconds += row["gpu_s"]
             self.rejections.update(dict(row["rejections"] or ()))
             if row["figures"]:
                 figures = dict(row["figures"])
                 self.examination_core_seconds += figures.pop(EXAMINATION_CORE_S)
                 self.figures.append(figures)
+        spent = sum(self.core_seconds.values())
+        self.pace.add(self.wall_seconds, videos=self.done, video_minutes=self.video_minutes, core_seconds=spent)
 
     @property
     def wall_seconds(self) -> float:
@@ -211,6 +224,10 @@ class Tally:
         """Figures for run.json, the console and MLflow. A minute of video is a minute that was looked at."""
         minutes = self.video_minutes
         kernel = sum(self.core_seconds.values())
+
+        def a_minute(seconds: float) -> float | None:
+            return seconds / minutes if minutes else None
+
         return {
             "videos": {status.value: self.statuses[status] for status in Status},
             "errors": dict(self.errors),
@@ -219,13 +236,15 @@ class Tally:
             "video_minutes": minutes,
             "videos_per_hour": 3600 * self.done / self.wall_seconds,
             "wall_seconds": self.wall_seconds,
-            "core_seconds_per_video_minute": kernel / minutes if minutes else None,
-            "core_seconds_per_video_minute_by_stage": {
-                stage: spent / minutes if minutes else None for stage, spent in self.core_seconds.items()
-            },
+            "core_seconds_per_video_minute": a_minute(kernel),
+            "core_seconds_per_video_minute_by_stage": {s: a_minute(spent) for s, spent in self.core_seconds.items()},
+            "fetch_seconds_per_video_minute": a_minute(self.fetch_seconds),
+            "gpu_seconds_per_video_minute": a_minute(self.gpu_seconds),
             "core_seconds": self.core_seconds,
+            "gpu_seconds": self.gpu_seconds,
             "cores": cores,
             "efficiency": kernel / (cores * self.wall_seconds) if self.done else None,
+            "pace": self.pace.points,
         }
 
 
@@ -262,7 +281,7 @@ def run_scoring(
             plan.sample,
             product_cache,
         )
-        for rows in _tally_rows(graph):
+        for rows in tally_rows(graph):
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
     return tally
@@ -314,7 +333,8 @@ def _evidence(plan: Plan, tally: Tally) -> dict[str, Any] | None:
     return summed_up(tally.figures) | {"core_seconds": tally.examination_core_seconds}
 
 
-def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
+def tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
+    """Work the graph off; what comes out, block by block."""
     batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
         yield batch.to_pylist()

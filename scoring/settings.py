@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Literal
 
+Order = Literal["table", "newest", "largest-reach", "random"]
+"""in which a catalogue is worked off"""
+
 
 @dataclasses.dataclass(frozen=True)
 class MapConfig:

@@ -91,7 +91,9 @@ def test_a_job_that_stalls_is_ended_and_one_that_lives_is_not() -> None:
             time.sleep(1)
 
 
-@pytest.mark.parametrize("job", ["train", "promote", "score", "report", "demo", "import_counts", "check_products"])
+@pytest.mark.parametrize(
+    "job", ["train", "promote", "score", "plan", "report", "demo", "import_counts", "check_products"]
+)
 def test_help_explains_every_flag(job: str) -> None:
     env = os.environ | {"COLUMNS": "200"}
     shown = subprocess.run(
@@ -103,9 +105,8 @@ def test_help_explains_every_flag(job: str) -> None:
 
 
 def test_a_command_line_is_read_before_anything_heavy_is_loaded() -> None:
-    jobs = ", ".join(
-        f"jobs.{job}" for job in ("train", "promote", "score", "report", "demo", "import_counts", "check_products")
-    )
+    read = ("train", "promote", "score", "plan", "report", "demo", "import_counts", "check_products")
+    jobs = ", ".join(f"jobs.{job}" for job in read)
     heavy = "{'torch', 'ray', 'mlflow', 'cv2', 'matplotlib', 'scipy', 'pandas'}"
     code = f"import sys, {jobs}; print(sorted({heavy} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -1,18 +1,25 @@
 """Comparison pages: two videos side by side, two scoring runs, and what the job refuses."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 from playwright.sync_api import Browser
+from scipy import stats
 
+from analysis.drift import by_group, drift, psi, psi_by_chance
 from catalog.errors import Refused
 from catalog.schemas import SCORES
 from catalog.world import WorldPaths
+from jobs.command import parse
 from jobs.compare import CompareConfig, main
 from scoring.settings import VideoLimits
 from tests.browser import NARROW, WIDE, opened
@@ -129,6 +136,7 @@ def test_both_charts_have_one_scale(tmp_path: Path):
         ({"creatives": ("v000000", "gone"), "other": "x"}, "one of the two"),
         ({"creatives": ("v000000", "gone"), "limits": VideoLimits(video_timeout=0)}, "--video-timeout is 0"),
         ({"other": "nowhere"}, "nowhere holds no scores"),
+        ({"creatives": ("v000000", "gone"), "tables": "t"}, "--tables needs --other"),
     ],
 )
 def test_job_refuses_at_the_door(tmp_path: Path, small_world: WorldPaths, more: dict[str, Any], says: str):
@@ -146,8 +154,75 @@ def test_titles_come_from_the_videos_table_that_is_given(tmp_path: Path):
     assert "A: <bdi>Morning &lt;3</bdi>" in (tmp_path / "c.html").read_text()
 
 
-def test_job_compares_two_folders(tmp_path: Path):
+def test_drift_by_hand():
+    # tenths of 1..100; all of the second in the first's topmost bin: (100.5 - 10.5) * ln(100.5 / 10.5) / 105, and nine
+    # bins of (10.5 - 0.5) * ln(10.5 / 0.5) / 105
+    first = np.arange(1, 101, dtype=float)
+    moved = 90 / 105 * np.log(100.5 / 10.5) + 9 * 10 / 105 * np.log(10.5 / 0.5)
+    assert psi(first, np.full(100, 100.0)) == pytest.approx(moved)
+    assert psi(first, first) == 0
+    assert psi(first, first[:0]) is None
+    assert psi(np.zeros(50), np.zeros(50)) == pytest.approx(0)
+    assert psi_by_chance(200, 200) == pytest.approx(16.919 / 100, rel=1e-4)  # chi-square, 9 degrees of freedom
+
+
+def test_psi_by_chance_is_what_samples_of_one_distribution_stay_below():
+    rng = np.random.default_rng(3)
+    found = [psi(rng.normal(size=500), rng.normal(size=500)) for _ in range(400)]
+    assert 0.02 <= np.mean(np.array(found) > psi_by_chance(500, 500)) <= 0.09
+
+
+def test_scores_that_a_run_does_not_have_are_told_as_unknown():
+    both = joined(table(FIRST), table(SECOND))
+    found = drift(both).set_index("score")
+    assert found.loc["pe", "videos"] == 4
+    assert found.loc["pe", "spearman"] == pytest.approx(stats.spearmanr([1, 2, 3, 4], [1, 5, 3, 0]).statistic)
+    assert found.loc["pe", "mean_second"] == pytest.approx((0.01 + 0.05 + 0.03 + 0) / 4)
+    nothing = drift(joined(table([failed("a")]), table([failed("a")])))
+    assert nothing["videos"].tolist() == [0] * 5 and nothing["psi"].isna().all()
+
+
+def test_groups_of_few_videos_are_left_out_and_the_most_moved_come_first():
+    both = joined(
+        table([ok(f"v{k}", k / 100) for k in range(8)]), table([ok(f"v{k}", (k ^ 1) / 100) for k in range(8)])
+    )
+    both["creator_id"] = ["x"] * 4 + ["y"] * 3 + ["z"]
+    both.loc[both["creator_id"] == "x", "rank_second"] = both["rank_first"]
+    found = by_group(both, "creator_id")
+    assert found["value"].tolist() == ["y", "x"]
+    assert found["moved"].tolist() == pytest.approx([12.5, 0])  # neighbours among eight changed places
+    assert found["change"].tolist() == pytest.approx([12.5 / 3, 0])  # up, down, up
+
+
+def test_job_compares_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     first, second = write_scores(tmp_path / "a", FIRST), write_scores(tmp_path / "b", SECOND)
-    assert main(CompareConfig(str(first), str(tmp_path / "c.html"), other=str(second))) == 0
+    given = pa.table({"video_id": [f"v{k}" for k in range(1, 5)], "creator_id": ["ann", "ann", "ann", "bob"]})
+    pq.write_table(given, tmp_path / "v.parquet")
+    config = CompareConfig(str(first), str(tmp_path / "c.html"), other=str(second), tables=str(tmp_path / "tables"))
+    assert main(dataclasses.replace(config, videos=str(tmp_path / "v.parquet"))) == 0
     page = Page((tmp_path / "c.html").read_text())
     assert page.cells("moved")[0][0] == "v4"
+    assert page.cells("drift")[0][:2] == ["pe", "4"]
+    assert [row[0] for row in page.cells("by-creator")] == ["ann"]
+    assert page.by_id("by-category") is None
+
+    videos = pq.read_table(tmp_path / "tables" / "videos.parquet").to_pylist()
+    assert {row["video_id"]: row["rank_change"] for row in videos}["v4"] == pytest.approx(-75)
+    told = pd.read_csv(tmp_path / "tables" / "drift.csv").set_index("score")
+    assert told.loc["pe", "spearman"] == pytest.approx(stats.spearmanr([1, 2, 3, 4], [1, 5, 3, 0]).statistic)
+    assert pd.read_csv(tmp_path / "tables" / "creator_id.csv")["value"].tolist() == ["ann"]
+    assert "how far each score has moved" in capsys.readouterr().out
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("pe-compare").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["spearman/pe"] == pytest.approx(told.loc["pe", "spearman"])
+    assert run.data.metrics["psi/pe"] == pytest.approx(told.loc["pe", "psi"])
+    kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert kept == {"comparison.html", "drift.csv", "videos.parquet", "category.csv", "creator_id.csv"}
+
+
+def test_a_and_b_name_the_two_runs():
+    config = parse(CompareConfig, ["--a", "x", "--b", "y", "--output", "c.html"], "")
+    assert (config.scores, config.other) == ("x", "y")

@@ -36,7 +36,7 @@ def scored(*video_ids: str, status: Status = Status.NO_PRODUCT, with_maps: bool 
         a_map = {"video_id": video_id, "e_uint8": b"\0", "e_min": 0.0, "e_max": 1.0}
         a_map |= {"seconds": 1, "height": 1, "width": 1, "product_quads": None}
         scores = {**video, "status": str(status), "e_score": float(number), "seconds": 3}
-        rows.append(ScoreRow(scores, {"decode": 1.0, "locate": 0.0, "engage": 2.0}, a_map))
+        rows.append(ScoreRow(scores, {"fetch": 0.5, "decode": 1.0, "locate": 0.0, "engage": 2.0}, a_map))
     return ScoreRow.table(rows, PROVENANCE, with_maps)
 
 
@@ -86,7 +86,7 @@ def test_written_rows_are_read_back_with_every_column(output: OutputFolder):
     assert table.schema.names == SCORES.names
     assert sorted(table["video_id"].to_pylist()) == ids(output) == ["a", "b", "c"]
     assert set(table["config_hash"].to_pylist()) == {"hash-a"}
-    assert tally["core_s"].to_pylist() == [{"decode": 1.0, "locate": 0.0, "engage": 2.0}] * 2
+    assert tally["core_s"].to_pylist() == [{"fetch": 0.5, "decode": 1.0, "locate": 0.0, "engage": 2.0}] * 2
     assert tally["status"].to_pylist() == ["no_product"] * 2
 
 

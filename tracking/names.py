@@ -13,7 +13,7 @@ COMPARED_WITH, CHAMPION_GAIN = "compared_with_version", "srcc_over_champion"
 SHUFFLED = "shuffled"
 """Of a training run: the folder with the checkpoint of the same network trained on shuffled labels."""
 TRAINING_RUNS, SCORING_RUNS, LIFT_RUNS = "pe-training", "pe-scoring", "pe-lift"
-FAITHFULNESS_RUNS = "pe-faithfulness"
+FAITHFULNESS_RUNS, COMPARE_RUNS = "pe-faithfulness", "pe-compare"
 ABOUT = {
     TRAINING_RUNS: (
         "Engagement models, one run a training. **To choose**: `eval/srcc` on videos whose creators training never "
@@ -25,6 +25,7 @@ ABOUT = {
         "runs can be compared where the tags `catalogue` and `model_version` are the same."
     ),
     LIFT_RUNS: "Do the scores predict sales? A run's description begins with the verdict.",
+    COMPARE_RUNS: "What moved from one scoring run to another.",
     FAITHFULNESS_RUNS: "Can the engagement maps be trusted? A run's description begins with the verdicts.",
 }
 """What a stranger should know of an experiment, in Markdown."""

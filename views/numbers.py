@@ -23,3 +23,7 @@ def rank_text(value: float | None) -> str:
     if value is None:
         return "–"
     return "> 99" if value > 99.5 else "< 1" if value < 0.5 else f"{value:.0f}"
+
+
+def figure_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:,.2f}"

@@ -1,4 +1,4 @@
-"""Two scoring runs as one self-contained HTML page: where they differ in settings, statuses and PE."""
+"""Two scoring runs as one self-contained HTML page: where they differ in settings, statuses and scores."""
 
 import dataclasses
 import datetime
@@ -13,16 +13,18 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis.drift import MIN_VIDEOS, SCORES, by_group, drift
 from views.catalogue import records
-from views.numbers import rank_text, score_text
+from views.numbers import figure_text, rank_text, score_text
 from views.page import INK, RC, environment, svg, time_text
 from views.report import MAX_SCATTER_POINTS, once_each
 
-MIN_VIDEOS = 3
-"""for a rank correlation"""
 RESAMPLES = 2000
 SHOWN = 25
+SHOWN_GROUPS = 10
+GROUPS = {"Category": "category", "Creator": "creator_id"}
 NOT_OF_INTEREST = {"output", "retry_failed", "dry_run", "limit", "scores_depend_on", "product_images", "config_hash"}
+NOT_OF_INTEREST |= {"order", "order_seed", "costs", "gpu_share", "max_prepare_actors"}
 """settings that say where, not how"""
 
 
@@ -36,16 +38,16 @@ class ScoringRun:
     settings: Mapping[str, Any]
 
 
-def runs_page(first: ScoringRun, second: ScoringRun) -> str:
-    """The page as HTML text."""
-    both = joined(first.scores, second.scores)
+def runs_page(first: ScoringRun, second: ScoringRun, both: pd.DataFrame | None = None) -> str:
+    """The page as HTML text. both: as ``joined`` returns it."""
+    both = joined(first.scores, second.scores) if both is None else both
     ids = [set(run.scores["video_id"].to_pylist()) for run in (first, second)]
     with_pe = both.dropna(subset=["pe_first", "pe_second"])
     moved = with_pe.assign(change=with_pe["rank_second"] - with_pe["rank_first"])
     moved = moved[moved["change"] != 0].sort_values("change", key=np.abs, ascending=False, kind="stable")
     changed = both[both["status_first"] != both["status_second"]]
     statuses = pd.crosstab(both["status_first"], both["status_second"])
-    page = environment(score=score_text, rank=rank_text, when=time_text).get_template("runs.html")
+    page = environment(score=score_text, rank=rank_text, when=time_text, figure=figure_text).get_template("runs.html")
     return page.render(
         runs=[
             {"uri": run.uri, "videos": len(its), "models": _models(run)}
@@ -58,6 +60,9 @@ def runs_page(first: ScoringRun, second: ScoringRun) -> str:
             "columns": statuses.columns.tolist(),
             "rows": [(name, row.tolist()) for name, row in statuses.iterrows()],
         },
+        drift=records(drift(both)) if len(both) else [],
+        groups=[(label, records(table.head(SHOWN_GROUPS)), len(table)) for label, table in grouped(both).items()],
+        distributions=_distributions(with_pe),
         agreement=agreement(with_pe),
         scatter=_scatter(with_pe),
         moved=records(moved.head(SHOWN)),
@@ -68,17 +73,31 @@ def runs_page(first: ScoringRun, second: ScoringRun) -> str:
     )
 
 
-def joined(first: pa.Table, second: pa.Table) -> pd.DataFrame:
-    """The videos of both: video_id; status, pe and rank (percentile of PE among the videos that have one in both runs)
-    of the ``_first`` and the ``_second``."""
-    tables = [once_each(run.select(["video_id", "status", "pe_score"])).to_pandas() for run in (first, second)]
+def joined(
+    first: pa.Table, second: pa.Table, videos: pa.Table | None = None, products: pa.Table | None = None
+) -> pd.DataFrame:
+    """The videos of both: video_id, product_id; status, pe, the other scores and rank (percentile of PE among the
+    videos that have one in both runs) of the ``_first`` and the ``_second``; creator_id of the table of ``videos`` and
+    category of ``products``, null without them."""
+    columns = ["video_id", "status", "pe_score", *SCORES[1:]]
+    tables = [once_each(run.select(columns)).to_pandas() for run in (first, second)]
     both = tables[0].merge(tables[1], on="video_id", suffixes=("_first", "_second")).sort_values("video_id")
     both = both.rename(columns={"pe_score_first": "pe_first", "pe_score_second": "pe_second"})
+    product_of = dict(zip(*(second[name].to_pylist() for name in ("video_id", "product_id")), strict=True))
+    both["product_id"] = both["video_id"].map(product_of)
+    for column, table, key in (("creator_id", videos, "video_id"), ("category", products, "product_id")):
+        known = {} if table is None else dict(zip(*(table[name].to_pylist() for name in (key, column)), strict=True))
+        both[column] = both[key].map(known)
     comparable = both["pe_first"].notna() & both["pe_second"].notna()
     for side in ("first", "second"):
         ranks = stats.rankdata(both.loc[comparable, f"pe_{side}"])
         both.loc[comparable, f"rank_{side}"] = (ranks - 0.5) / max(comparable.sum(), 1) * 100
     return both.reindex(columns=[*both.columns, *({"rank_first", "rank_second"} - set(both.columns))])
+
+
+def grouped(both: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Category and Creator -> ``analysis.drift.by_group``."""
+    return {label: by_group(both, column) for label, column in GROUPS.items()}
 
 
 def agreement(with_pe: pd.DataFrame) -> dict[str, float | None] | None:
@@ -107,6 +126,19 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tu
 
     names = sorted({*first, *second} - NOT_OF_INTEREST)
     return [(n, told(first, n), told(second, n)) for n in names if first.get(n) != second.get(n)]
+
+
+def _distributions(with_pe: pd.DataFrame) -> Markup | None:
+    if with_pe.empty:
+        return None
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for side, colour, line in (("first", INK, "--"), ("second", "#7A1F5C", "-")):
+            axes.ecdf(with_pe[f"pe_{side}"], color=colour, linestyle=line, linewidth=1.2, label=f"{side} run")
+        axes.set(xlabel="PE", ylabel="Share of videos up to it")
+        axes.legend(frameon=False, loc="lower right")
+        return svg(figure, "ecdf", f"Distribution of PE over {len(with_pe)} videos in the first and the second run")
 
 
 def _scatter(with_pe: pd.DataFrame) -> Markup | None:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping
 
 from catalog import storage
+from catalog.errors import Refused
 from catalog.schemas import Status
 from jobs.command import (
     DONE,
@@ -18,6 +19,7 @@ from jobs.command import (
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
 from jobs.steps.score_record import Course, params_of, record, tags_of, title_of
+from scoring.costs import StageCosts, hourly
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
@@ -29,6 +31,10 @@ from tracking.runs import Run, git_commit, open_run
 
 SHOWN_ERRORS, SHOWN_CHARACTERS = 2, 160
 """of the closing summary, which fits on a screen of 80 columns"""
+NO_COSTS = (
+    "CPU cores per GPU: not known without costs; jobs.plan measures them on a sample, and --costs takes its JSON or an "
+    "earlier run.json"
+)
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
 
@@ -36,10 +42,13 @@ EXAMINATION_S = 600.0
 def main(config: ScoreConfig) -> int:
     settings = resolved(config)
     print_config(settings)
+    if not 0 < config.gpu_share <= 1:
+        raise Refused(f"--gpu-share is {config.gpu_share:g}, expected a number above 0 and at most 1")
     model = registry.load(config.model)
     plan = plan_scoring(
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
-        settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos,
+        settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos, config.order,
+        config.order_seed,
     )  # fmt: skip
     if (cache := _cache_of(config)) is not None:
         storage.check_writable(cache)
@@ -53,11 +62,14 @@ def main(config: ScoreConfig) -> int:
     if not plan.videos.num_rows and summary is not None and not config.dry_run:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
+    costs = StageCosts.read(config.costs) if config.costs else StageCosts.of(summary or {})
     with ray_cluster() as cluster:
         check_shared(plan.output.uri, "--output")
-        resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
+        cpus, gpus = cluster["CPU"], cluster.get("GPU", 0)
+        resources = Resources.of_cluster(cpus, gpus, config.max_prepare_actors, config.gpu_share)
         _print_resources(plan, resources, cluster)
         if config.dry_run:
+            console.print(costs.advice() if costs else NO_COSTS)
             return DONE
         tags = tags_of(config.videos, model, plan.output.uri)
         with open_run(SCORING_RUNS, title_of(config.videos, model), tags) as run:
@@ -114,12 +126,15 @@ def _figures(summary: dict) -> dict[str, float]:
     figures = {f"videos/{status}": n for status, n in summary["videos"].items()}
     by_stage = summary["core_seconds_per_video_minute_by_stage"]
     figures |= {f"core_seconds_per_video_minute/{stage}": by_stage[stage] for stage in STAGES}
-    figures |= {k: summary[k] for k in ("core_seconds_per_video_minute", "efficiency", "videos_per_hour")}
+    figures |= {f"failed/{code}": n for code, n in summary["errors"].items()}
+    totals = ("core_seconds_per_video_minute", "gpu_seconds_per_video_minute", "efficiency", "videos_per_hour")
+    figures |= {k: summary[k] for k in totals}
     return {k: v for k, v in figures.items() if v is not None}
 
 
 def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, float]) -> None:
-    engage = "a GPU each" if resources.gpus_an_engage_actor else f"{resources.cpus_an_actor:g} CPU each"
+    share = resources.gpus_an_engage_actor
+    engage = f"{share:g} GPU each" if share else f"{resources.cpus_an_actor:g} CPU each"
     console.print(
         f"cluster: {cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs; PREPARE: "
         f"{resources.prepare_actors} actors, {resources.cpus_an_actor:g} CPU each; ENGAGE: "
@@ -142,6 +157,12 @@ def print_summary(output: OutputFolder, summary: dict) -> None:
             f"cost: {summary['core_seconds_per_video_minute']:.2f} core-seconds a minute of video ({stages}); "
             f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
         )
+        if summary["gpu_seconds"]:
+            console.print(f"and {summary['gpu_seconds_per_video_minute']:.2f} GPU-seconds a minute of video")
+        console.print(f"waiting for storage: {summary['fetch_seconds_per_video_minute']:.2f} s a minute of video")
+    if len(summary["pace"]) > 1:
+        by_fifth = ", ".join(f"{rate:,.0f}" for rate in hourly(summary["pace"], summary["wall_seconds"]))
+        console.print(f"pace by fifth of the run: {by_fifth} videos an hour")
     if summary["faithfulness"]:
         print_evidence(summary["faithfulness"])
     by_count = sorted(summary["errors"].items(), key=lambda error: (-error[1], error[0]))

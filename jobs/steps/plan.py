@@ -1,0 +1,145 @@
+"""What jobs.plan does."""
+
+import dataclasses
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.table import Table
+
+from catalog import storage
+from catalog.errors import Refused, check_positive
+from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved
+from jobs.plan import PlanConfig
+from scoring.costs import Estimate, Machines, StageCosts, total_of
+from scoring.graph import Resources, build_graph, rows_a_block
+from scoring.output import CostsOnly
+from scoring.rows import Provenance
+from scoring.run import Tally, catalogue_of, check_settings, explainable, tally_rows
+from tracking import registry
+from tracking.runs import git_commit
+
+
+def main(config: PlanConfig) -> int:
+    settings = resolved(config)
+    print_config(settings)
+    _check(config)
+    model = registry.load(config.model)
+    spec = explainable(model, config.sampling)
+    videos, images = catalogue_of(config.videos, config.products)
+    if config.output:
+        storage.check_writable(storage.absolute(config.output).rpartition("/")[0])
+    drawn = np.random.default_rng(config.sample_seed).permutation(videos.num_rows)[: config.sample]
+    sample = videos.take(drawn).select(["video_id", "video_uri", "product_id"]).combine_chunks()
+    console.print(
+        f"model {model.uri} (version {model.version}); {sample.num_rows} of {videos.num_rows} videos are scored"
+    )
+    with ray_cluster() as cluster:
+        if cluster.get("GPU", 0) >= 1 and config.price_gpu is None:
+            raise Refused("the cluster has GPUs, but --price-gpu is not given; give the price of a GPU-hour")
+        resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), gpu_share=config.gpu_share)
+        provenance = Provenance(model.uri, model.version, None, "", git_commit())
+        graph = build_graph(
+            sample, images, model.checkpoint, spec.input_size, config.sampling, config.product, config.maps,
+            config.limits, CostsOnly(), provenance, resources, save_maps=False, sample=frozenset(),
+        )  # fmt: skip
+        tally, rows = Tally(), []
+        progress = ProgressLog("scoring the sample", sample.num_rows)
+        limit_s = 600 + config.limits.video_timeout * rows_a_block(sample.num_rows, resources.prepare_actors)
+        with StallWatch(limit_s) as watch:
+            try:
+                for batch in tally_rows(graph):
+                    watch.alive()
+                    tally.add(batch, config.sampling.sample_fps)
+                    rows += batch
+                    progress.update(tally.done)
+            finally:
+                progress.close()
+    plan = planned(config, videos, rows, tally.summary(cluster["CPU"]))
+    _print(config, plan)
+    if config.output:
+        target = storage.absolute(config.output)
+        storage.write_bytes_atomically(target, json.dumps(plan | {"config": settings}, indent=2, default=str).encode())
+        console.print(f"plan: {target}    jobs.score --dry-run --costs takes it")
+    return DONE
+
+
+def planned(
+    config: PlanConfig, videos: pa.Table, rows: list[dict[str, Any]], measured: dict[str, Any]
+) -> dict[str, Any]:
+    """What the JSON holds. rows: of the sample (``scoring.output.TALLY``); measured: its ``Tally.summary``."""
+    core_h = np.array([sum(row["core_s"].values()) for row in rows]) / 3600
+    gpu_h = np.array([row["gpu_s"] for row in rows]) / 3600
+    video_h = np.array([row["seconds"] or 0 for row in rows]) / config.sampling.sample_fps / 3600
+    machines = Machines(config.price_cpu, config.price_gpu or 0.0, config.node_cpus, config.efficiency)
+    costs = StageCosts.of(measured)
+    if costs is None:
+        failed = "; ".join(measured["error_examples"].values())
+        raise Refused(f"{config.videos}: not one video of the sample could be scored, so nothing is known: {failed}")
+
+    def total(of_each: np.ndarray) -> Estimate:
+        return total_of(of_each, videos.num_rows, config.sample_seed)
+
+    estimates = {
+        "video_hours": total(video_h),
+        "core_hours": total(core_h).times(1 / config.efficiency),
+        "gpu_hours": total(gpu_h).times(1 / config.efficiency),
+        "price": total(np.array([machines.price(*each) for each in zip(core_h, gpu_h, strict=True)])),
+    }
+    core, gpu = total(core_h).value, total(gpu_h).value
+    return {
+        "videos": videos.num_rows,
+        "sample": len(rows),
+        "failed": dict(Counter(row["error_code"] for row in rows if row["error_code"])),
+        "core_seconds_per_video_minute_by_stage": costs.core_s,
+        "fetch_seconds_per_video_minute": costs.fetch_s,
+        "gpu_seconds_per_video_minute": costs.gpu_s,
+        "cores_per_gpu": costs.cores_per_gpu,
+        "estimates": {name: dataclasses.asdict(estimate) for name, estimate in estimates.items()},
+        "deadline_hours": config.deadline_hours,
+        "cpu_nodes": machines.nodes(core, config.deadline_hours),
+        "gpus": machines.gpus(gpu, config.deadline_hours),
+        "machines": dataclasses.asdict(machines),
+    }
+
+
+def _check(config: PlanConfig) -> None:
+    check_settings(config.sampling, config.product, config.maps, config.limits)
+    check_positive(
+        {
+            "--price-cpu": config.price_cpu,
+            "--deadline-hours": config.deadline_hours,
+            "--node-cpus": config.node_cpus,
+            "--sample": config.sample,
+        }
+        | ({} if config.price_gpu is None else {"--price-gpu": config.price_gpu})
+    )
+    for flag, share in (("--efficiency", config.efficiency), ("--gpu-share", config.gpu_share)):
+        if not 0 < share <= 1:
+            raise Refused(f"{flag} is {share:g}, expected a number above 0 and at most 1")
+
+
+def _print(config: PlanConfig, plan: dict[str, Any]) -> None:
+    table = Table(title=f"{plan['videos']:,} videos, by {plan['sample']} of them")
+    table.add_column("of the whole catalogue")
+    for column in ("estimate", "95% from", "to"):
+        table.add_column(column, justify="right")
+    words = {"video_hours": "hours of video looked at", "core_hours": "core-hours"}
+    words |= {"gpu_hours": "GPU-hours", "price": "price"}
+    for name, told in words.items():
+        found = plan["estimates"][name]
+        table.add_row(told, *("not known" if end is None else f"{end:,.2f}" for end in found.values()))
+    console.print(table)
+    costs = StageCosts.of(plan)
+    assert costs is not None  # else it was refused
+    stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in costs.core_s.items())
+    console.print(f"core-seconds a minute of video: {stages}; at an efficiency of {config.efficiency:g}")
+    console.print(
+        f"within {config.deadline_hours:g} h: {plan['cpu_nodes']} CPU nodes of {config.node_cpus} cores"
+        + (f" and {plan['gpus']} GPUs" if plan["gpus"] else "")
+    )
+    console.print(costs.advice())
+    for code, n in sorted(plan["failed"].items()):
+        console.print(f"failed in the sample, {code}: {n}; what they took before they failed is not in the estimate")

@@ -1,0 +1,84 @@
+"""An object store that throttles, refuses, loses, dawdles or hangs up: what is tried again, which row it becomes."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+import s3fs
+from faulty_s3 import FaultyS3, answers, cut, faulty_s3, healthy, slow
+from test_storage import failure
+
+from catalog import storage
+from catalog.errors import ErrorCode
+
+SLOW_DOWN = answers("503 Slow Down", "SlowDown")
+UNAVAILABLE = answers("500 Internal Server Error", "InternalError")
+DENIED = answers("403 Forbidden", "AccessDenied")
+GONE = answers("404 Not Found", "NoSuchKey")
+VIDEO = os.urandom(100_000)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    with faulty_s3() as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        fs, _ = storage.filesystem_of("s3://videos")
+        fs.mkdir("videos")
+        storage.write_bytes_atomically("s3://videos/a.mp4", VIDEO)
+        store.requests.clear()
+        yield store
+        store.planned.clear()
+        fs.rm("videos", recursive=True)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    "faults", [[SLOW_DOWN] * 3, [UNAVAILABLE], [healthy, SLOW_DOWN, SLOW_DOWN], [healthy, cut], [healthy, cut, cut]]
+)
+def test_what_passes_is_tried_again_until_the_video_is_whole(store: FaultyS3, faults: list):
+    store.plan("/videos/a.mp4", *faults)
+    with storage.fetch("s3://videos/a.mp4", len(VIDEO), 60) as path:
+        assert path.read_bytes() == VIDEO
+    spoilt = [fault for fault in faults if fault is not healthy]
+    assert len(store.asked("/videos/a.mp4")) == 2 + len(spoilt)  # HEAD and GET, and one more for each fault
+
+
+@pytest.mark.parametrize(("fault", "code"), [(DENIED, ErrorCode.FORBIDDEN), (GONE, ErrorCode.NOT_FOUND)])
+@pytest.mark.parametrize("before", [[], [healthy]])  # at HEAD, at GET
+def test_what_does_not_pass_is_not_tried_again(store: FaultyS3, before: list, fault, code: ErrorCode):
+    store.plan("/videos/a.mp4", *before, fault, for_ever=True)
+    assert failure("s3://videos/a.mp4", timeout_s=60).code == code
+    assert len(store.asked("/videos/a.mp4")) <= 2 + len(before)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [(SLOW_DOWN, "did not arrive within 3 s"), (slow, "did not arrive within 3 s"), (cut, "50000 of 100000 bytes")],
+)
+def test_a_store_that_never_gets_better_costs_the_row_within_its_time(store: FaultyS3, fault, why: str):
+    store.plan("/videos/a.mp4", healthy, fault, for_ever=True)
+    began = time.monotonic()
+    error = failure("s3://videos/a.mp4", timeout_s=3)
+    assert error.code == ErrorCode.INTERNAL
+    assert why in error.message
+    assert time.monotonic() - began < 30  # nowhere near the minutes that all attempts together could take
+
+
+def test_a_store_that_throttles_writing_gets_the_file_in_the_end(store: FaultyS3):
+    store.plan("/videos/scores/1.parquet", SLOW_DOWN, UNAVAILABLE)
+    storage.write_bytes_atomically("s3://videos/scores/1.parquet", b"rows")
+    assert storage.read_bytes("s3://videos/scores/1.parquet") == b"rows"
+
+
+def test_a_write_that_cannot_end_ends_at_the_time_limit(store: FaultyS3, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "WRITE_TIMEOUT_S", 1.0)
+    store.plan("/videos/run.json", SLOW_DOWN, for_ever=True)
+    with pytest.raises(TimeoutError, match=r"run.json could not be written within 1 s"):
+        storage.write_bytes_atomically("s3://videos/run.json", b"{}")
+    store.planned.clear()
+    assert not storage.exists("s3://videos/run.json")
