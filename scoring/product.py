@@ -135,9 +135,8 @@ class Search:
             neighbour = sightings[beside]
             if sightings[k] is None and neighbour is not None:
                 least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
-                sightings[k] = self._looked_closely(
-                    self.frames[k], neighbour.view, neighbour.homography, least, doubled=True
-                )
+                guess = self.frames[k], neighbour.view, neighbour.homography, least
+                sightings[k] = self._looked_closely(*guess) or self._looked_closely(*guess, doubled=True)
 
     def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
         """Without the seconds that stand alone and are not sure."""
