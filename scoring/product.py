@@ -135,7 +135,8 @@ class Search:
             neighbour = sightings[beside]
             if sightings[k] is None and neighbour is not None:
                 least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
-                sightings[k] = self._looked_closely(self.frames[k], neighbour.view, neighbour.homography, least)
+                guess = self.frames[k], neighbour.view, neighbour.homography, least
+                sightings[k] = self._looked_closely(*guess) or self._looked_closely(*guess, doubled=True)
 
     def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
         """Without the seconds that stand alone and are not sure."""
@@ -166,14 +167,19 @@ class Search:
                 return sighting
         return self._looked_closely(frame, view, guess, least)
 
-    def _looked_closely(self, frame: "_Frame", view: View, guess: np.ndarray, least: float) -> _Sighting | None:
-        """Look where ``guess`` has the product, in a picture that shows it straight from the front."""
+    def _looked_closely(
+        self, frame: "_Frame", view: View, guess: np.ndarray, least: float, doubled: bool = False
+    ) -> _Sighting | None:
+        """Look where ``guess`` has the product, in a picture that shows it straight from the front.
+
+        doubled: with the finest features too, which print behind glare or an overlay still has.
+        """
         rectified = _rectified(frame, view, guess)
         if rectified is None:
             self.rejections[Rejection.AREA] += 1
             return None
         picture, to_frame = rectified
-        features = root_sift(picture, most=CLOSE_LOOK_FEATURES)
+        features = root_sift(picture, doubled=doubled, most=CLOSE_LOOK_FEATURES)
         second = fit(features, view, self.config.match_ratio, self.config.min_inliers)
         if second.homography is None or second.rejection is not None:
             self.rejections[second.rejection or Rejection.NO_HOMOGRAPHY] += 1
