@@ -15,6 +15,7 @@ from jobs.steps.pages import PageMaker, figures_over
 from jobs.steps.scored import ScoredFolder
 from scoring.evidence import verdicts
 from scoring.run import Tally
+from scoring.settings import VideoLimits
 from tracking import registry
 from tracking.runs import Run, table_name
 from views.report import once_each, ranked
@@ -91,7 +92,7 @@ def record(run: Run, config: ScoreConfig, model: registry.StoredModel, uri: str,
         console.print(f"MLflow gets no page of {summary['rows']:,} videos; python -m jobs.report makes one")
         return
     try:
-        _log_pictures(run, config, ScoredFolder.read(uri))
+        _log_pictures(run, ScoredFolder.read(uri), config.limits)
     except Exception as error:  # the scores are there, whatever happens to their pictures
         run.failed("making the report", error)
 
@@ -117,10 +118,10 @@ def verdict_lines(evidence: Mapping[str, Any]) -> list[str]:
     return [f"- {'passed' if v.passed else '**failed**'}: {v.claim}: {v.figure}" for v in verdicts(evidence)]
 
 
-def _log_pictures(run: Run, config: ScoreConfig, scored: ScoredFolder) -> None:
+def _log_pictures(run: Run, scored: ScoredFolder, limits: VideoLimits) -> None:
     scores = once_each(scored.scores)
     run.metrics(_means(scores))
-    with PageMaker(scored, config.videos, config.products, config.limits) as maker:
+    with PageMaker(scored, None, None, limits) as maker:
         run.text(maker.catalogue(), "report.html")
     order = ranked(scores)
     located = order.filter(pc.equal(order["status"], Status.OK.value))
