@@ -90,7 +90,7 @@ class Memory(threading.Thread):
                 except (psutil.Error, IndexError):
                     continue
             self.store = max(self.store, psutil.disk_usage("/dev/shm").used - self.before)
-            time.sleep(1)
+            time.sleep(5)
 
 
 def catalogue(folder: Path, rows: int) -> ScoreConfig:
