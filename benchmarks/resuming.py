@@ -39,7 +39,7 @@ def finished_rows(config: ScoreConfig, plan: Plan, rows: int) -> None:
     """What a job that was killed near its end leaves behind: a file a block."""
     os.environ |= {"BENCHMARK_PREPARE_S": "0", "BENCHMARK_ENGAGE_S": "0", SECONDS: "30"}
     provenance = Provenance(config.model, "", None, plan.config_hash, "benchmark")
-    prepare, engage = SleepingPrepare(), SleepingEngage(None, None, provenance, False, None)
+    prepare, engage = SleepingPrepare(), SleepingEngage(None, None, provenance, False)
     block = engage(pa.concat_tables(prepare(plan.videos.slice(0, BLOCK)))).select(SCORES.names)
     folder = Path(config.output, "scores")
     folder.mkdir(parents=True)

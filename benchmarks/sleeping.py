@@ -54,7 +54,7 @@ class SleepingPrepare:
 class SleepingEngage:
     """In the place of graph.EngageActor: scores rows of the real size."""
 
-    def __init__(self, _checkpoint: object, _maps: object, provenance: Provenance, save_maps: bool, _sample: object):
+    def __init__(self, _checkpoint: object, _maps: object, provenance: Provenance, save_maps: bool, *_: object):
         self.provenance, self.save_maps, self.sleep_s = provenance, save_maps, float(os.environ[ENGAGE_S])
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
@@ -90,7 +90,7 @@ class Memory(threading.Thread):
                 except (psutil.Error, IndexError):
                     continue
             self.store = max(self.store, psutil.disk_usage("/dev/shm").used - self.before)
-            time.sleep(1)
+            time.sleep(5)
 
 
 def catalogue(folder: Path, rows: int) -> ScoreConfig:

@@ -155,7 +155,7 @@ def _entries_in(uri: str, wanted: str) -> list[str] | None:
             raise IsADirectoryError("is neither a file nor a folder")
         if kind == "file":
             return None
-        entries = _call(fs, "ls", path, detail=True, timeout_s=CALL_TIMEOUT_S)
+        entries = call(fs, "ls", path, detail=True, timeout_s=CALL_TIMEOUT_S)
         entries = [fs.info(entry["name"]) if entry.get("islink") else entry for entry in entries]
     except Exception as error:
         raise _as_os_error(error) from error
@@ -187,8 +187,8 @@ def check_writable(folder_uri: str) -> None:
             probe.touch(exist_ok=False)
             probe.unlink()
         else:
-            _call(fs, "pipe_file", f"{path}/{name}", b"", timeout_s=CALL_TIMEOUT_S)
-            _call(fs, "rm_file", f"{path}/{name}", timeout_s=CALL_TIMEOUT_S)
+            call(fs, "pipe_file", f"{path}/{name}", b"", timeout_s=CALL_TIMEOUT_S)
+            call(fs, "rm_file", f"{path}/{name}", timeout_s=CALL_TIMEOUT_S)
     except Exception as error:
         why = reason(_as_os_error(error))
         raise Refused(
@@ -212,7 +212,7 @@ def write_bytes_atomically(uri: str, data: bytes) -> None:
     fs, path = filesystem_of(uri)
     if not isinstance(fs, LocalFileSystem):
         try:
-            _call(fs, "pipe_file", path, data, timeout_s=WRITE_TIMEOUT_S)  # shows only when complete
+            call(fs, "pipe_file", path, data, timeout_s=WRITE_TIMEOUT_S)  # shows only when complete
         except FSTimeoutError as error:
             raise TimeoutError(f"{uri} could not be written within {WRITE_TIMEOUT_S:g} s") from error
         return
@@ -253,12 +253,17 @@ def fetch(uri: str, max_bytes: int, timeout_s: float) -> Iterator[Path]:
                 _copy(uri, copy, max_bytes, timeout_s)
                 copy.flush()
                 path = Path(copy.name)
-        except Refused as error:
-            raise VideoError(ErrorCode.NOT_FOUND, str(error), Stage.FETCH) from None
-        except (OSError, ValueError) as error:
-            cause = _as_os_error(error)
-            raise VideoError(_code_of(cause), f"{uri}: {reason(cause)}", Stage.FETCH) from error
+        except (Refused, OSError, ValueError) as error:
+            raise fetch_error(uri, error) from error
         yield path
+
+
+def fetch_error(uri: str, error: Exception) -> VideoError:
+    """What a storage's error says of a video."""
+    if isinstance(error, Refused):
+        return VideoError(ErrorCode.NOT_FOUND, str(error), Stage.FETCH)
+    cause = _as_os_error(error)
+    return VideoError(_code_of(cause), f"{uri}: {reason(cause)}", Stage.FETCH)
 
 
 def fingerprint(uri: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
@@ -310,7 +315,7 @@ def _copy(uri: str, sink: _Writable, max_bytes: int | None, timeout_s: float) ->
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise FSTimeoutError
-            sink.write(_call(fs, "cat_file", path, start=start, end=end, timeout_s=left_s))
+            sink.write(call(fs, "cat_file", path, start=start, end=end, timeout_s=left_s))
     except FSTimeoutError as error:
         raise TimeoutError(f"did not arrive within {timeout_s:g} s") from error
     except Refused:
@@ -319,14 +324,15 @@ def _copy(uri: str, sink: _Writable, max_bytes: int | None, timeout_s: float) ->
         raise _as_os_error(error) from error
 
 
-def _call(fs: fsspec.AbstractFileSystem, method: str, *args: object, timeout_s: float, **options: object) -> Any:
+def call(fs: fsspec.AbstractFileSystem, method: str, *args: object, timeout_s: float, **options: object) -> Any:
+    """A method of a file system, ended after ``timeout_s`` where it is a remote one."""
     if isinstance(fs, AsyncFileSystem):  # only the coroutine can be stopped at its time limit
         return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout_s, **options)
     return getattr(fs, method)(*args, **options)
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str, timeout_s: float) -> dict:
-    return _call(fs, "info", path, timeout_s=timeout_s)
+    return call(fs, "info", path, timeout_s=timeout_s)
 
 
 def _local_size(path: Path) -> int:

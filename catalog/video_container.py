@@ -1,5 +1,6 @@
 """Opening an untrusted video file: its streams, its limits and its timeline, before any frame is decoded."""
 
+import io
 import math
 import os
 from bisect import bisect_left
@@ -15,7 +16,7 @@ from av.error import FFmpegError
 
 from catalog.errors import ErrorCode, Stage, VideoError
 
-Source = str | os.PathLike[str] | BinaryIO
+Source = str | os.PathLike[str] | BinaryIO | io.RawIOBase
 
 # Playlists (hls, concat, dash) could make FFmpeg read other files; images and text are no videos.
 CONTAINERS = (

@@ -14,6 +14,7 @@ import numpy as np
 
 from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.ranges import RemoteFile, opened
 from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
 from scoring.product import Detection, ProductIndex, Search, View
@@ -74,12 +75,14 @@ def make_prepare(
         clip, grays = [], []
         width = height = 0
         asked, asked_cpu = time.perf_counter(), time.process_time()  # object stores are read by a thread of their own
-        with storage.fetch(request.video_uri, int(sampling.max_megabytes * 1e6), FETCH_TIMEOUT_S) as path:
+        whole = sampling.decoder == "decord"  # it takes paths alone
+        max_bytes = int(sampling.max_megabytes * 1e6)
+        with opened(request.video_uri, max_bytes, FETCH_TIMEOUT_S, whole) as source:
             fetch_s, fetch_core_s = time.perf_counter() - asked, time.process_time() - asked_cpu
             started = time.thread_time()
-            headers = read_headers(path, sampling.max_duration)
+            headers = read_headers(source, sampling.max_duration)
             for frame in iter_frames(
-                path,
+                source,
                 fps=sampling.sample_fps,
                 max_seconds=sampling.max_seconds,
                 max_duration_s=sampling.max_duration,
@@ -90,6 +93,8 @@ def make_prepare(
                 clip.append(network_input(frame, input_size))
                 if views is not None:
                     grays.append(frame.gray(product.working_short_side))
+            if isinstance(source, RemoteFile):
+                fetch_s, fetch_core_s = fetch_s + source.waited_s, fetch_core_s + source.core_s
         decoded = time.thread_time()
         search = Search(grays, product, clip)
         detections = None if views is None else search.locate(views)

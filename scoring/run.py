@@ -281,7 +281,7 @@ def run_scoring(
             plan.sample,
             product_cache,
         )
-        for rows in tally_rows(graph):
+        for rows in _tally_rows(graph):
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
     return tally
@@ -333,8 +333,7 @@ def _evidence(plan: Plan, tally: Tally) -> dict[str, Any] | None:
     return summed_up(tally.figures) | {"core_seconds": tally.examination_core_seconds}
 
 
-def tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
-    """Work the graph off; what comes out, block by block."""
+def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
     batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
         yield batch.to_pylist()

@@ -3,14 +3,20 @@
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 import s3fs
 from faulty_s3 import FaultyS3, answers, cut, faulty_s3, healthy, slow
 from test_storage import failure
 
 from catalog import storage
-from catalog.errors import ErrorCode
+from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.ranges import BLOCK_BYTES, WHOLE_BELOW_BYTES, opened
+from catalog.video import sample_frames
 
 SLOW_DOWN = answers("503 Slow Down", "SlowDown")
 UNAVAILABLE = answers("500 Internal Server Error", "InternalError")
@@ -82,3 +88,56 @@ def test_a_write_that_cannot_end_ends_at_the_time_limit(store: FaultyS3, monkeyp
         storage.write_bytes_atomically("s3://videos/run.json", b"{}")
     store.planned.clear()
     assert not storage.exists("s3://videos/run.json")
+
+
+def write_long_clip(path: Path, seconds: int, index_first: bool) -> None:
+    """Noise that hardly compresses, so that a minute takes some megabytes; a key frame every second."""
+    rng = np.random.default_rng(0)
+    options = {"movflags": "faststart"} if index_first else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream: Any = container.add_stream("libx264", rate=4, options={"preset": "ultrafast", "crf": "4", "g": "4"})
+        stream.width = stream.height = 256
+        stream.pix_fmt = "yuv420p"
+        for _ in range(4 * seconds):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("index_first", [True, False])
+def test_of_a_long_video_only_what_is_looked_at_is_fetched(store: FaultyS3, tmp_path: Path, index_first: bool):
+    write_long_clip(tmp_path / "long.mp4", 90, index_first)
+    data = (tmp_path / "long.mp4").read_bytes()
+    assert len(data) > 2 * WHOLE_BELOW_BYTES
+    storage.write_bytes_atomically("s3://videos/long.mp4", data)
+    store.requests.clear()
+    with opened("s3://videos/long.mp4", len(data), 60) as source:
+        frames, times = sample_frames(source, max_seconds=20)
+    expected, expected_times = sample_frames(tmp_path / "long.mp4", max_seconds=20)
+    np.testing.assert_array_equal(frames, expected)
+    np.testing.assert_array_equal(times, expected_times)
+    ranges = [its_range for method, its_range in store.asked("/videos/long.mp4") if method == "GET"]
+    assert len(ranges) == len(set(ranges))  # nothing twice
+    assert len(ranges) * BLOCK_BYTES < len(data) / 2
+    with opened("s3://videos/long.mp4", len(data), 60, whole=True) as path:
+        assert isinstance(path, Path) and path.read_bytes() == data
+
+    store.plan("/videos/long.mp4", healthy, healthy, DENIED, for_ever=True)  # at the second block
+    with pytest.raises(VideoError) as failed, opened("s3://videos/long.mp4", len(data), 60) as source:
+        sample_frames(source, max_seconds=20)
+    assert (failed.value.code, failed.value.stage) == (ErrorCode.FORBIDDEN, Stage.FETCH)
+
+
+def test_a_large_object_that_is_refused_missing_or_too_large_says_so(store: FaultyS3):
+    storage.write_bytes_atomically("s3://videos/big.mp4", bytes(WHOLE_BELOW_BYTES))
+    for uri, limit, code in (
+        ("s3://videos/big.mp4", WHOLE_BELOW_BYTES - 1, ErrorCode.TOO_LARGE),
+        ("s3://videos/absent.mp4", 2**30, ErrorCode.NOT_FOUND),
+        ("s3://videos", 2**30, ErrorCode.NOT_A_VIDEO),
+    ):
+        with pytest.raises(VideoError) as failed, opened(uri, limit, 30):
+            pass
+        assert (failed.value.code, failed.value.stage) == (code, Stage.FETCH)
+    with pytest.raises(VideoError) as failed, opened("s3://videos/big.mp4", WHOLE_BELOW_BYTES, 30) as source:
+        sample_frames(source)
+    assert (failed.value.code, failed.value.stage) == (ErrorCode.NOT_A_VIDEO, Stage.DECODE)  # zeros, all the same

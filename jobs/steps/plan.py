@@ -17,7 +17,7 @@ from scoring.costs import Estimate, Machines, StageCosts, total_of
 from scoring.graph import Resources, build_graph, rows_a_block
 from scoring.output import CostsOnly
 from scoring.rows import Provenance
-from scoring.run import Tally, catalogue_of, check_settings, explainable, tally_rows
+from scoring.run import Tally, catalogue_of, check_settings, explainable
 from tracking import registry
 from tracking.runs import git_commit
 
@@ -50,10 +50,10 @@ def main(config: PlanConfig) -> int:
         limit_s = 600 + config.limits.video_timeout * rows_a_block(sample.num_rows, resources.prepare_actors)
         with StallWatch(limit_s) as watch:
             try:
-                for batch in tally_rows(graph):
+                for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                     watch.alive()
-                    tally.add(batch, config.sampling.sample_fps)
-                    rows += batch
+                    rows += batch.to_pylist()  # pyright: ignore
+                    tally.add(rows[tally.done :], config.sampling.sample_fps)
                     progress.update(tally.done)
             finally:
                 progress.close()
