@@ -100,11 +100,20 @@ class OutputFolder:
                 "give another --output, or the images they were scored with"
             )
 
+    def check_unchanged(self, rows: pa.Table) -> None:
+        """Refused where another job has written here since ``rows`` were read."""
+        if set(self._parts("scores")) != set(pc.unique(rows["part"]).to_pylist()):
+            raise Refused(f"another job has written to {self.uri} in this very moment; run the same command again")
+
     def begin(self, config: dict[str, Any], config_hash: str, rows: pa.Table, retried: Set[str]) -> None:
-        """Take the folder and make it fit to go on in: rows that a crash left twice are cut to one, those of the
-        videos ``retried`` taken out. ``rows``: as ``check`` returned them."""
+        """Take the folder and make it fit to go on in, see ``repair``."""
         self._write_json("config.json", config | {"config_hash": config_hash})
         self.unfinish()
+        self.repair(rows, retried)
+
+    def repair(self, rows: pa.Table, retried: Set[str] = frozenset()) -> None:
+        """Cut rows that a crash left twice to one and take out those of the videos ``retried``. ``rows``: as ``rows``
+        returns them."""
         seen = set(retried)
         kept: dict[str, list[bool]] = {}
         for video_id, part in zip(rows["video_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
@@ -112,7 +121,7 @@ class OutputFolder:
             seen.add(video_id)
         for part, keep in kept.items():
             if not any(keep):
-                self._remove(part)
+                storage.remove(part)
             elif not all(keep):
                 table = _read_part(part, SCORES.names).filter(pa.array(keep))
                 self._keep_maps(part, table["video_id"])
@@ -120,7 +129,7 @@ class OutputFolder:
         whole = {_name(part) for part, keep in kept.items() if any(keep)}
         for part in self._parts("maps"):
             if _name(part) not in whole:  # a crash came between its maps and its scores
-                self._remove(part)
+                storage.remove(part)
 
     def maps(self, part: str | None = None, video_ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Saved maps (schemas.MAPS): all, or those of the videos whose scores are in ``part``, or of these videos."""
@@ -153,18 +162,13 @@ class OutputFolder:
 
     def unfinish(self) -> None:
         """There is work again: the folder is not finished until ``finish``."""
-        self._remove(f"{self.uri}/run.json")
+        storage.remove(f"{self.uri}/run.json")
 
     def _keep_maps(self, scores_part: str, ids: pa.ChunkedArray) -> None:
         part = f"{self.uri}/maps/{_name(scores_part)}"
         if part in self._parts("maps"):
             maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
             storage.write_bytes_atomically(part, _parquet(maps.filter(pc.is_in(maps["video_id"], ids))))
-
-    def _remove(self, uri: str) -> None:
-        fs, path = storage.filesystem_of(uri)
-        if fs.exists(path):
-            fs.rm_file(path)
 
     def _parts(self, folder: str) -> list[str]:
         try:

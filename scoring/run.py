@@ -45,8 +45,8 @@ class Plan:
 
     videos: pa.Table
     """the rows still to be scored: video_id, video_uri, product_id"""
-    all_ids: frozenset[str]
-    """every id that must have a row at the end"""
+    all_ids: pa.Array
+    """every video_id that must have a row at the end"""
     images: Images
     finished: int
     failed: int
@@ -118,7 +118,7 @@ def plan_scoring(
     summary = output.summary() or {}
     return Plan(
         videos=left.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
-        all_ids=frozenset(ids.to_pylist()),
+        all_ids=ids.combine_chunks(),
         images=images,
         finished=len(finished),
         failed=0 if retry_failed else len(failed),
@@ -269,15 +269,20 @@ def run_scoring(
 
 
 def verify(plan: Plan) -> pa.Table:
-    """The output's rows (see ``OutputFolder.rows``), every input id once and nothing twice; else LostRowsError."""
+    """The output's rows (see ``OutputFolder.rows``), every input id once and nothing twice; else LostRowsError.
+
+    Rows that workers of a killed job still wrote after this one had begun are cut to one.
+    """
     rows = plan.output.rows()
-    counts = collections.Counter(rows["video_id"].to_pylist())
-    lost = [video_id for video_id in plan.all_ids if video_id not in counts]
-    doubled = [video_id for video_id, n in counts.items() if n > 1]
-    if lost or doubled:
+    if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
+        plan.output.repair(rows)
+        rows = plan.output.rows()
+    lost = plan.all_ids.filter(pc.invert(pc.is_in(plan.all_ids, rows["video_id"].combine_chunks())))
+    doubled = rows.num_rows - pc.count_distinct(rows["video_id"]).as_py()
+    if len(lost) or doubled:
         raise LostRowsError(
-            f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3]}), {len(doubled)} have several "
-            f"(such as {doubled[:3]}); run the same command again, it repairs the folder and scores what is missing"
+            f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3].to_pylist()}), {doubled} rows are "
+            "there twice; run the same command again, it repairs the folder and scores what is missing"
         )
     return rows
 

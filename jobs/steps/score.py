@@ -1,8 +1,10 @@
 """What jobs.score does."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from catalog import storage
+from catalog.lock import FolderLock
 from catalog.schemas import Status
 from jobs.command import (
     DONE,
@@ -49,7 +51,7 @@ def main(config: ScoreConfig) -> int:
     if not plan.videos.num_rows and summary is not None and not config.dry_run:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
-    with ray_cluster() as cluster:
+    with contextlib.nullcontext() if config.dry_run else _alone(plan), ray_cluster() as cluster:
         check_shared(plan.output.uri, "--output")
         resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), config.max_prepare_actors)
         _print_resources(plan, resources, cluster)
@@ -58,6 +60,14 @@ def main(config: ScoreConfig) -> int:
         tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
         with open_run(SCORING_RUNS, f"score {plan.videos.num_rows} videos", tags) as run:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """No other job writes to the output, nor has since the plan was made."""
+    with FolderLock(plan.output.uri):
+        plan.output.check_unchanged(plan.rows)
+        yield
 
 
 def _score(
