@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 import ray.data
 
 from catalog import storage
-from catalog.errors import Refused, check_positive
+from catalog.errors import Broken, ErrorCode, Refused, check_positive
 from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
+from scoring.attempts import MAX_TRIES, Attempts
 from scoring.attribution import METHODS
 from scoring.evidence import summed_up
 from scoring.graph import EXAMINATION_CORE_S, Images, Resources, build_graph
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 SCORES_VERSION = 2
 MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
+QUARANTINED_AT_LEAST, QUARANTINED_SHARE = 20, 0.02
+"""more quarantined videos than this end the job"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +248,7 @@ def run_scoring(
     """Score what the plan leaves to do."""
     plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
     tally = Tally()
+    attempts = Attempts(plan.output.uri).resumed(plan.videos["video_id"].to_pylist(), plan.retried)
     if plan.videos.num_rows:
         graph = build_graph(
             plan.videos,
@@ -261,11 +265,24 @@ def run_scoring(
             save_maps,
             plan.sample,
             product_cache,
+            attempts,
         )
         for rows in _tally_rows(graph):
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
+            check_quarantine(tally, plan.videos.num_rows)
     return tally
+
+
+def check_quarantine(tally: Tally, videos: int) -> None:
+    """Raises Broken where so many videos killed their processes that it must be the nodes' fault."""
+    quarantined = tally.errors[ErrorCode.QUARANTINED]
+    if quarantined > max(QUARANTINED_AT_LEAST, QUARANTINED_SHARE * videos):
+        raise Broken(
+            f"{quarantined} of {tally.done} videos were quarantined, because the processes that worked on them died "
+            f"{MAX_TRIES} times each: rather the nodes' fault than the videos'; look for memory, the GPU's driver and "
+            "the nodes' logs (ray status, ray logs), then run the same command again with --retry-failed"
+        )
 
 
 def verify(plan: Plan) -> pa.Table:
@@ -306,6 +323,7 @@ def finish(
         "code_version": git_commit(),
         "config": config,
     }
+    Attempts(plan.output.uri).forget()
     plan.output.finish(summary)
     return summary
 
