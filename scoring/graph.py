@@ -23,13 +23,12 @@ from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
 from scoring.attempts import MAX_TRIES, Attempts
+from scoring.fingerprints import Images, fingerprints
 from scoring.output import OutputFolder
 from scoring.prepare import Prepared, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
 from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
 
-Images = dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]]
-"""product_id -> its photos' URIs, and the outlines in them where the table has any"""
 EXAMINATION_CORE_S = "core_s"
 """among the figures of an examined video"""
 PERSISTENT: dict[str, Any] = RESTARTS | {"max_task_retries": -1}
@@ -187,6 +186,7 @@ class PrepareActor:
         attempts: Attempts | None,
     ):
         (self.images,) = ray.get(images)
+        self.fingerprint = fingerprints(self.images)
         self.limits, self.attempts = limits, attempts
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
@@ -198,6 +198,7 @@ class PrepareActor:
     def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
         with in_hand(self.attempts, Stage.DECODE, videos["video_id"].to_pylist()) as alone:
             for row in videos.to_pylist():
+                row["fingerprint"] = self.fingerprint(row["video_uri"], row["product_id"])
                 yield pa.Table.from_pylist([self._alone(row) if alone else self._prepared(row)], schema=PREPARED)
 
     def _alone(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -34,13 +34,13 @@ class OutputFolder:
 
     uri: str
 
-    def rows(self) -> pa.Table:
-        """What is there: the columns ROWS of every row, and ``part``, the file that it is in."""
+    def rows(self, columns: Sequence[str] = ROWS) -> pa.Table:
+        """What is there: the ``columns`` of every row, and ``part``, the file that it is in."""
         parts = self._parts("scores")
-        schema = pa.schema([SCORES.field(name) for name in ROWS] + [pa.field("part", pa.string())])
+        schema = pa.schema([SCORES.field(name) for name in columns] + [pa.field("part", pa.string())])
 
         def read(part: str) -> pa.Table:
-            table = _read_part(part, list(ROWS))
+            table = _read_part(part, list(columns))
             return table.append_column("part", pa.array([part] * table.num_rows, pa.string())).cast(schema)
 
         with ThreadPoolExecutor(READERS) as readers:
@@ -57,9 +57,9 @@ class OutputFolder:
         rows = self.rows()
         if not rows.num_rows:
             return rows
-        earlier = self._read_json("config.json") or {}
+        earlier = self.config()
         if set(pc.unique(rows["config_hash"]).to_pylist()) != {config_hash}:
-            changed = _differences(earlier.get("scores_depend_on", {}), config["scores_depend_on"])
+            changed = differences(earlier.get("scores_depend_on", {}), config["scores_depend_on"])
             raise Refused(
                 f"{self.uri} holds scores of another config ({changed or 'config.json does not say which'}); scores "
                 "are never mixed: give another --output, or the config that the folder was begun with"
@@ -84,8 +84,7 @@ class OutputFolder:
         self, rows: pa.Table, now: pa.ChunkedArray, earlier: dict[str, Any], config: dict[str, Any]
     ) -> None:
         before = rows["product_id"]
-        same = pc.or_(pc.fill_null(pc.equal(before, now), False), pc.and_(pc.is_null(before), pc.is_null(now)))
-        others = rows["video_id"].filter(pc.invert(same)).to_pylist()
+        others = rows["video_id"].filter(pc.invert(same_or_both_null(before, now))).to_pylist()
         if others:
             raise Refused(
                 f"{self.uri} holds scores of {len(others)} videos with another product_id than the videos table gives "
@@ -144,14 +143,35 @@ class OutputFolder:
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is
         tried again doubles nothing. Returns the columns TALLY."""
-        name = hashlib.sha256("\0".join(scored["video_id"].to_pylist()).encode()).hexdigest()[:20]
-        if "map" in scored.column_names:
-            maps = [row for row in scored["map"].to_pylist() if row is not None]
-            if maps:
-                data = _parquet(pa.Table.from_pylist(maps, schema=MAPS))
-                storage.write_bytes_atomically(f"{self.uri}/maps/{name}.parquet", data)
-        storage.write_bytes_atomically(f"{self.uri}/scores/{name}.parquet", _parquet(scored.select(SCORES.names)))
+        with_maps = "map" in scored.column_names
+        self._write_rows(scored, [row for row in scored["map"].to_pylist() if row is not None] if with_maps else [])
         return scored.select(list(TALLY))
+
+    def _write_rows(self, scored: pa.Table, maps: list[dict[str, Any]]) -> None:
+        name = hashlib.sha256("\0".join(scored["video_id"].to_pylist()).encode()).hexdigest()[:20]
+        if maps:
+            data = _parquet(pa.Table.from_pylist(maps, schema=MAPS))
+            storage.write_bytes_atomically(f"{self.uri}/maps/{name}.parquet", data)
+        storage.write_bytes_atomically(f"{self.uri}/scores/{name}.parquet", _parquet(scored.select(SCORES.names)))
+
+    def carry(self, earlier: "OutputFolder", rows: pa.Table) -> None:
+        """Copy rows of another folder (video_id and part, as ``rows`` returns them), with their maps, into this one."""
+        parts = pc.unique(rows["part"]).to_pylist()
+
+        def copy(part: str) -> None:
+            ids = rows["video_id"].filter(pc.equal(rows["part"], part)).combine_chunks()
+            table = _read_part(part, SCORES.names)
+            table = table.filter(pc.is_in(table["video_id"], ids))
+            maps = list(earlier.maps(part, ids.to_pylist())) if f"{earlier.uri}/maps/{_name(part)}" in mapped else []
+            self._write_rows(table, maps)
+
+        mapped = frozenset(earlier._parts("maps"))
+        with ThreadPoolExecutor(READERS) as copiers:
+            list(copiers.map(copy, parts))
+
+    def config(self) -> dict[str, Any]:
+        """What config.json says; empty where there is none."""
+        return self._read_json("config.json") or {}
 
     def summary(self) -> dict[str, Any] | None:
         """What run.json says; None where the folder is not finished."""
@@ -219,7 +239,11 @@ def _read_part(part: str, columns: list[str]) -> pa.Table:
         ) from error
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+def same_or_both_null(a: pa.ChunkedArray, b: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed) if before else ""
 

@@ -24,11 +24,13 @@ from catalog.tables import check_references, read_products, read_videos
 from scoring.attempts import MAX_TRIES, Attempts
 from scoring.attribution import METHODS
 from scoring.evidence import summed_up
-from scoring.graph import EXAMINATION_CORE_S, Images, Resources, build_graph
+from scoring.fingerprints import Images
+from scoring.graph import EXAMINATION_CORE_S, Resources, build_graph
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import check_model
 from scoring.settings import MapConfig, ProductConfig, VideoLimits
+from scoring.since import unchanged
 from tracking.registry import StoredModel
 from tracking.runs import git_commit
 from training.models import ModelSpec, load_checkpoint
@@ -68,6 +70,10 @@ class Plan:
     """ids of the videos whose maps are examined in brief"""
     evidence: dict[str, Any] | None = None
     """what an earlier run into this folder found out about the maps"""
+    since: OutputFolder | None = None
+    """the earlier run that rows are carried over from"""
+    carried: pa.Table | None = None
+    """these rows: video_id, part"""
 
 
 class LostRowsError(Exception):
@@ -87,6 +93,7 @@ def plan_scoring(
     limit: int | None,
     retry_failed: bool,
     faithfulness_videos: int,
+    since_uri: str | None = None,
 ) -> Plan:
     """Check all that can be checked and find out what is left to do; writes nothing. Raises Refused."""
     check_settings(sampling, product, maps, limits)
@@ -118,6 +125,12 @@ def plan_scoring(
     retried = frozenset(failed.to_pylist() if retry_failed else ())
     finished = set(there["video_id"].to_pylist()) - retried
     left = videos.filter(pc.invert(pc.is_in(ids, pa.array(sorted(finished), pa.string()))))
+    since, carried = None if since_uri is None else OutputFolder(storage.absolute(since_uri)), None
+    if since is not None:
+        if since == output:
+            raise Refused("--since and --output are the same folder; give a new --output")
+        carried = unchanged(since, config, config_hash, left, images, retry_failed)
+        left = left.filter(pc.invert(pc.is_in(left["video_id"], carried["video_id"].combine_chunks())))
     summary = output.summary() or {}
     return Plan(
         videos=left.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
@@ -133,6 +146,8 @@ def plan_scoring(
         input_size=spec.input_size,
         sample=sampled(left["video_id"].to_pylist(), faithfulness_videos),
         evidence=summary.get("faithfulness"),
+        since=since,
+        carried=carried,
     )
 
 
@@ -247,6 +262,8 @@ def run_scoring(
 ) -> Tally:
     """Score what the plan leaves to do."""
     plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
+    if plan.since is not None and plan.carried is not None:
+        plan.output.carry(plan.since, plan.carried)
     tally = Tally()
     attempts = Attempts(plan.output.uri).resumed(plan.videos["video_id"].to_pylist(), plan.retried)
     if plan.videos.num_rows:
@@ -315,6 +332,7 @@ def finish(
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "rows": rows.num_rows,
         "resumed_from": plan.finished,
+        "carried_over": 0 if plan.carried is None else plan.carried.num_rows,
         **tally.summary(cores),
         "videos": {status.value: statuses[status] for status in Status},
         "errors": dict(errors),

@@ -38,6 +38,7 @@ def main(config: ScoreConfig) -> int:
     plan = plan_scoring(
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
         settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos,
+        config.since,
     )  # fmt: skip
     if (cache := _cache_of(config)) is not None:
         storage.check_writable(cache)
@@ -45,10 +46,12 @@ def main(config: ScoreConfig) -> int:
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
     )
+    if plan.carried is not None:
+        console.print(f"{plan.carried.num_rows} videos are as they were in {config.since}: their rows are carried over")
     if plan.failed:
         console.print(f"{plan.failed} of the finished videos failed; --retry-failed tries them again")
     summary = plan.output.summary()
-    if not plan.videos.num_rows and summary is not None and not config.dry_run:
+    if not (plan.videos.num_rows or plan.carried) and summary is not None and not config.dry_run:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
     with contextlib.nullcontext() if config.dry_run else _alone(plan), ray_cluster() as cluster:
