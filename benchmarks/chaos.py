@@ -94,7 +94,11 @@ def scored(folder: Path, name: str, seed: int | None, nodes: int, kill_every_s: 
     with cluster(nodes) as (address, kill_node, log):
         started = time.monotonic()
         job = start_job(folder, output, address, log, night)
-        next_kill, milestones = time.monotonic() + kill_every_s, [(k + 1) / (drivers + 2) for k in range(drivers + 1)]
+        next_kill = time.monotonic() + kill_every_s
+        accidents = ["driver"] * drivers
+        if nodes > 1:
+            accidents.insert(1, "node")
+        due = [(n + 1) / (len(accidents) + 1) for n in range(len(accidents))]
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -107,9 +111,8 @@ def scored(folder: Path, name: str, seed: int | None, nodes: int, kill_every_s: 
                     raise TimeoutError(f"not done after {JOB_TIMEOUT_S} s, see {log}")
                 if seed is None:
                     continue
-                if milestones and rows_in(output) >= milestones[0] * total:
-                    milestones.pop(0)
-                    if len(milestones) == drivers // 2 and not night.nodes_killed:
+                if accidents and rows_in(output) >= due[-len(accidents)] * total:
+                    if accidents.pop(0) == "node":
                         kill_node()
                         night.nodes_killed += 1
                     else:

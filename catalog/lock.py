@@ -102,6 +102,8 @@ class FolderLock:
             storage.create(self.uri, self._content())
         except FileExistsError:
             raise self._refusal(self._owner_of(self.uri)) from None
+        except OSError as error:
+            raise Refused(f"{self.folder_uri} cannot be written: {storage.reason(error)}") from error
         if storage.scheme_of(self.folder_uri) != "file":
             time.sleep(SETTLE_S)
         holder = self._owner_of(self.uri)

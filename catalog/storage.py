@@ -237,7 +237,12 @@ def create(uri: str, data: bytes) -> None:
     if isinstance(fs, LocalFileSystem):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("xb") as file:
-            file.write(data)
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:  # a full disk
+                Path(path).unlink()
+                raise
         return
     try:
         _call(fs, "pipe_file", path, data, mode="create", timeout_s=CALL_TIMEOUT_S)

@@ -2,10 +2,12 @@
 
 OUTPUT/attempts/STAGE-block-*.json    a block in hand: its video_ids; gone when the stage is done with it
 OUTPUT/attempts/STAGE-video-*.json    a video in hand on its own: how often it was begun and not ended
+OUTPUT/stop                           asks to finish the videos in hand and to begin no other; anybody may create it
 
 A block costs one small file. Where one is begun that was begun before, or that a job before died with, each of its
 videos is taken on its own; one that was begun MAX_TRIES times in a row and never ended is a row with the code
-``quarantined``. The files outlive workers, nodes and drivers; ``--retry-failed`` starts a video's count anew.
+``quarantined``. The files outlive workers, nodes and drivers; ``--retry-failed`` starts a video's count anew. Where
+they cannot be written (a full disk) scoring goes on without: WRITE will say so.
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
@@ -33,12 +35,14 @@ class Attempts:
     @contextmanager
     def block(self, stage: Stage, video_ids: Sequence[str]) -> Iterator[bool]:
         """A block in hand. Yields whether each of its videos must be taken on its own."""
-        uri = self._uri(stage, "block", video_ids)
-        again = storage.exists(uri)
-        if not again:
-            storage.write_bytes_atomically(uri, json.dumps({"video_ids": list(video_ids)}).encode())
+        uri, again = self._uri(stage, "block", video_ids), False
+        with suppress(OSError):
+            again = storage.exists(uri)
+            if not again:
+                storage.write_bytes_atomically(uri, json.dumps({"video_ids": list(video_ids)}).encode())
         yield again or not self.suspects.isdisjoint(video_ids)
-        storage.remove(uri)  # and not where an error came: the next job is to know
+        with suppress(OSError):
+            storage.remove(uri)  # and not where an error came: the next job is to know
 
     @contextmanager
     def video(self, stage: Stage, video_id: str) -> Iterator[None]:
@@ -51,12 +55,15 @@ class Attempts:
                 f"the process that worked on it died {tries} times; give it another chance with --retry-failed",
                 stage,
             )
-        storage.write_bytes_atomically(uri, json.dumps({"video_ids": [video_id], "tries": tries + 1}).encode())
+        with suppress(OSError):
+            storage.write_bytes_atomically(uri, json.dumps({"video_ids": [video_id], "tries": tries + 1}).encode())
         yield
-        storage.remove(uri)
+        with suppress(OSError):
+            storage.remove(uri)
 
     def resumed(self, left: Iterable[str], retried: Set[str]) -> "Attempts":
-        """For a job that has the videos ``left`` to do, ``retried`` of them with a clean slate."""
+        """For a job that begins and has the videos ``left`` to do, ``retried`` of them with a clean slate."""
+        storage.remove(f"{self.output_uri}/stop")
         uris = self._files()
         with ThreadPoolExecutor(READERS) as readers:
             contents = list(readers.map(lambda uri: json.loads(storage.read_bytes(uri)), uris))
@@ -66,6 +73,14 @@ class Attempts:
         seen = {video_id for content in contents for video_id in content["video_ids"]}
         return dataclasses.replace(self, suspects=frozenset(seen.intersection(left) - retried))
 
+    def ask_to_stop(self) -> None:
+        storage.write_bytes_atomically(f"{self.output_uri}/stop", b"")
+
+    def asked_to_stop(self) -> bool:
+        with suppress(OSError):
+            return storage.exists(f"{self.output_uri}/stop")
+        return False
+
     def forget(self) -> None:
         """The job is finished."""
         for uri in self._files():
@@ -74,7 +89,7 @@ class Attempts:
     def _tries(self, uri: str) -> int:
         try:
             return json.loads(storage.read_bytes(uri))["tries"]
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     def _files(self) -> list[str]:

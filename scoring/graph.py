@@ -17,6 +17,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from catalog import storage
 from catalog.actors import RESTARTS
 from catalog.errors import ErrorCode, KilledError, Stage, VideoError
 from catalog.isolation import IsolatedWorker
@@ -24,7 +25,7 @@ from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
 from scoring.attempts import MAX_TRIES, Attempts
 from scoring.fingerprints import Images, fingerprints
-from scoring.output import OutputFolder
+from scoring.output import TALLY, OutputFolder
 from scoring.prepare import Prepared, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
 from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
@@ -33,6 +34,9 @@ EXAMINATION_CORE_S = "core_s"
 """among the figures of an examined video"""
 PERSISTENT: dict[str, Any] = RESTARTS | {"max_task_retries": -1}
 """Workers may be killed any number of times; a block that itself kills them ends, see ``scoring.attempts``."""
+STOP_LOOK_S = 2.0
+NOT_WRITTEN = "not_written"
+"""beside the columns TALLY: why the block could not be written"""
 DECODER_CALLS = 500
 """a fresh child after so many videos: decoders leak"""
 
@@ -78,7 +82,8 @@ def build_graph(
     product_cache: str | None = None,
     attempts: Attempts | None = None,
 ) -> ray.data.Dataset:
-    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``).
+    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``OutputFolder.write``)
+    with NOT_WRITTEN.
 
     sample: ids of the videos whose maps are examined in brief. product_cache: a folder that keeps the features of
     product images between runs. attempts: where the stages note what they have in hand.
@@ -188,6 +193,7 @@ class PrepareActor:
         (self.images,) = ray.get(images)
         self.fingerprint = fingerprints(self.images)
         self.limits, self.attempts = limits, attempts
+        self.looked, self.stopped = 0.0, False
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
             (sampling, product, input_size, product_cache),
@@ -197,9 +203,17 @@ class PrepareActor:
 
     def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
         with in_hand(self.attempts, Stage.DECODE, videos["video_id"].to_pylist()) as alone:
+            yield PREPARED.empty_table()
             for row in videos.to_pylist():
+                if self._asked_to_stop():
+                    return
                 row["fingerprint"] = self.fingerprint(row["video_uri"], row["product_id"])
                 yield pa.Table.from_pylist([self._alone(row) if alone else self._prepared(row)], schema=PREPARED)
+
+    def _asked_to_stop(self) -> bool:
+        if self.attempts is not None and time.monotonic() > self.looked + STOP_LOOK_S:
+            self.looked, self.stopped = time.monotonic(), self.attempts.asked_to_stop()
+        return self.stopped
 
     def _alone(self, row: dict[str, Any]) -> dict[str, Any]:
         assert self.attempts is not None
@@ -368,4 +382,10 @@ class WriteActor:
         self.output = output
 
     def __call__(self, scored: pa.Table) -> pa.Table:
-        return self.output.write(scored)
+        tally, trouble = scored.select(list(TALLY)), None
+        try:
+            if scored.num_rows:
+                self.output.write(scored)
+        except OSError as error:  # as a value: of an exception Ray Data would hand on the text alone
+            trouble = storage.reason(error)
+        return tally.append_column(NOT_WRITTEN, pa.array([trouble] * tally.num_rows, pa.string()))

@@ -142,7 +142,7 @@ class OutputFolder:
 
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is
-        tried again doubles nothing. Returns the columns TALLY."""
+        tried again doubles nothing. Returns the columns TALLY. OSError."""
         with_maps = "map" in scored.column_names
         self._write_rows(scored, [row for row in scored["map"].to_pylist() if row is not None] if with_maps else [])
         return scored.select(list(TALLY))

@@ -25,7 +25,7 @@ from scoring.attempts import MAX_TRIES, Attempts
 from scoring.attribution import METHODS
 from scoring.evidence import summed_up
 from scoring.fingerprints import Images
-from scoring.graph import EXAMINATION_CORE_S, Resources, build_graph
+from scoring.graph import EXAMINATION_CORE_S, NOT_WRITTEN, Resources, build_graph
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import check_model
@@ -284,10 +284,12 @@ def run_scoring(
             product_cache,
             attempts,
         )
-        for rows in _tally_rows(graph):
+        for rows in _tally_rows(graph, plan.output.uri):
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
             check_quarantine(tally, plan.videos.num_rows)
+        if tally.done < plan.videos.num_rows and attempts.asked_to_stop():
+            raise KeyboardInterrupt
     return tally
 
 
@@ -355,9 +357,11 @@ def _evidence(plan: Plan, tally: Tally) -> dict[str, Any] | None:
     return summed_up(tally.figures) | {"core_seconds": tally.examination_core_seconds}
 
 
-def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
+def _tally_rows(graph: ray.data.Dataset, output_uri: str) -> Iterator[list[dict[str, Any]]]:
     batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
+        for trouble in batch[NOT_WRITTEN].drop_null().to_pylist():
+            raise Broken(f"{output_uri} cannot be written: {trouble}; the same command goes on once that is mended")
         yield batch.to_pylist()
 
 

@@ -1,9 +1,15 @@
 """What jobs.score does."""
 
 import contextlib
+import errno
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from catalog import storage
+from catalog.errors import Broken
 from catalog.lock import FolderLock
 from catalog.schemas import Status
 from jobs.command import (
@@ -18,6 +24,7 @@ from jobs.command import (
 )
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
+from scoring.attempts import Attempts
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
@@ -29,6 +36,8 @@ from tracking.runs import Run, git_commit, open_run
 
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
+STOP_S = 60.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(config: ScoreConfig) -> int:
@@ -66,6 +75,42 @@ def main(config: ScoreConfig) -> int:
 
 
 @contextlib.contextmanager
+def _finishing_on_sigterm(plan: Plan) -> Iterator[None]:
+    """SIGTERM (``ray job stop``) lets the videos in hand be finished, for STOP_S; a second one ends the job at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    limit = threading.Timer(STOP_S, os.kill, (os.getpid(), signal.SIGINT))
+    limit.daemon = True
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        console.print(f"asked to stop: finishing the videos in hand, for at most {STOP_S:g} s")
+        limit.start()
+        threading.Thread(target=Attempts(plan.output.uri).ask_to_stop, daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        limit.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _saying_what_is_full() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if getattr(cause, "errno", None) in FULL or type(cause).__name__ == "OutOfDiskError":
+                raise Broken(f"a disk is full: {cause}; free space, then the same command goes on") from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise
+
+
+@contextlib.contextmanager
 def _alone(plan: Plan) -> Iterator[None]:
     """No other job writes to the output, nor has since the plan was made."""
     with FolderLock(plan.output.uri):
@@ -82,7 +127,7 @@ def _score(
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
-    with StallWatch(limit_s) as watch:
+    with _saying_what_is_full(), StallWatch(limit_s) as watch, _finishing_on_sigterm(plan):
 
         def on_progress(tally: Tally) -> None:
             watch.alive()
@@ -97,7 +142,8 @@ def _score(
             )  # fmt: skip
         finally:
             progress.close()
-    summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
+    with _saying_what_is_full():
+        summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
     run.metrics(_figures(summary), step=tally.done)
     run.dictionary(summary, "run.json")
     _print_summary(plan.output, summary)
