@@ -46,7 +46,7 @@ POISON = {
     "kills_engage": "quarantined",
 }
 """kind -> its error_code; kills_prepare and kills_engage kill the actor, not its child"""
-FLAGS = ("--video-timeout", "8", "--video-memory-mb", "1500", "--max-seconds", "5", "--faithfulness-videos", "0")
+FLAGS = ("--video-timeout", "20", "--video-memory-mb", "1500", "--max-seconds", "5", "--faithfulness-videos", "0")
 JOB_TIMEOUT_S = 1800
 STARTS = 12
 
@@ -163,8 +163,8 @@ def rows_in(output: Path) -> int:
 
 
 def kill_worker(random_: random.Random) -> bool:
-    """Kill -9 one of the actors of this machine's own Ray nodes."""
-    workers = [p for p in psutil.Process().children(recursive=True) if "Actor" in _title(p)]
+    """Kill -9 one of the processes that score."""
+    workers = [p for p in psutil.Process().children(recursive=True) if "MapWorker" in _title(p)]
     if not workers:
         return False
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -51,6 +51,12 @@ class Resources:
     cpus_an_actor: float
     gpus_an_engage_actor: float
 
+    @property
+    def needed(self) -> dict[str, float]:
+        """What the cluster must have for all actors."""
+        cpus = (self.prepare_actors + self.engage_actors) * self.cpus_an_actor
+        return {"CPU": cpus, "GPU": self.engage_actors * self.gpus_an_engage_actor}
+
     @classmethod
     def of_cluster(cls, cpus: float, gpus: float, max_prepare_actors: int | None = None) -> "Resources":
         """With GPUs: an ENGAGE actor each, a PREPARE actor for every other core (both share what there is where

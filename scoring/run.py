@@ -259,12 +259,14 @@ def run_scoring(
     resources: Resources,
     on_progress: Callable[[Tally], None],
     product_cache: str | None = None,
+    tally: Tally | None = None,
 ) -> Tally:
-    """Score what the plan leaves to do."""
+    """Score what the plan leaves to do. ``tally``: of what this job has done before."""
     plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
     if plan.since is not None and plan.carried is not None:
         plan.output.carry(plan.since, plan.carried)
-    tally = Tally()
+    tally = Tally() if tally is None else tally
+    before = tally.done
     attempts = Attempts(plan.output.uri).resumed(plan.videos["video_id"].to_pylist(), plan.retried)
     if plan.videos.num_rows:
         graph = build_graph(
@@ -288,9 +290,16 @@ def run_scoring(
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
             check_quarantine(tally, plan.videos.num_rows)
-        if tally.done < plan.videos.num_rows and attempts.asked_to_stop():
+        if tally.done - before < plan.videos.num_rows and attempts.asked_to_stop():
             raise KeyboardInterrupt
     return tally
+
+
+def remaining(plan: Plan) -> Plan:
+    """What is left of the plan once some of it was written."""
+    rows = plan.output.rows()
+    left = plan.videos.filter(pc.invert(pc.is_in(plan.videos["video_id"], rows["video_id"].combine_chunks())))
+    return dataclasses.replace(plan, videos=left.combine_chunks(), rows=rows, retried=frozenset(), carried=None)
 
 
 def check_quarantine(tally: Tally, videos: int) -> None:

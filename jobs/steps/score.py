@@ -15,6 +15,8 @@ from catalog.schemas import Status
 from jobs.command import (
     DONE,
     TOO_MANY_FAILED,
+    CapacityWatch,
+    NodesLostError,
     ProgressLog,
     StallWatch,
     console,
@@ -29,7 +31,7 @@ from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
+from scoring.run import Plan, Tally, finish, plan_scoring, remaining, run_scoring, verify
 from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
@@ -37,6 +39,8 @@ from tracking.runs import Run, git_commit, open_run
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
 STOP_S = 60.0
+NODE_LOST_S = 60.0
+"""after which a lost node is not waited for any more"""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -72,6 +76,14 @@ def main(config: ScoreConfig) -> int:
         tags = {"model_uri": model.uri, "model_version": model.version, "output": plan.output.uri}
         with open_run(SCORING_RUNS, f"score {plan.videos.num_rows} videos", tags) as run:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
+
+
+def _of_what_is_left(config: ScoreConfig, lost: NodesLostError) -> Resources:
+    cpus, gpus = lost.left.get("CPU", 0), lost.left.get("GPU", 0)
+    console.print(f"nodes were lost and did not come back within {NODE_LOST_S:g} s; going on with what is left")
+    if cpus <= 0:
+        raise Broken("no node with a CPU is left; start some, then the same command goes on")
+    return Resources.of_cluster(cpus, gpus, config.max_prepare_actors)
 
 
 @contextlib.contextmanager
@@ -135,11 +147,20 @@ def _score(
             progress.update(tally.done, f"{failed} failed" if failed else "")
             run.metrics(_figures(tally.summary(cores)), step=tally.done)
 
+        tally, left = Tally(), plan
         try:
-            tally = run_scoring(
-                plan, model, provenance, config.sampling, config.product, config.maps, config.limits,
-                config.save_maps, resources, on_progress, _cache_of(config),
-            )  # fmt: skip
+            while True:
+                try:
+                    with CapacityWatch(resources.needed, NODE_LOST_S):
+                        run_scoring(
+                            left, model, provenance, config.sampling, config.product, config.maps, config.limits,
+                            config.save_maps, resources, on_progress, _cache_of(config), tally,
+                        )  # fmt: skip
+                    break
+                except NodesLostError as lost:
+                    resources = _of_what_is_left(config, lost)
+                    left = remaining(left)
+                    _print_resources(left, resources, lost.left)
         finally:
             progress.close()
     with _saying_what_is_full():
