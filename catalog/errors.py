@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     NO_PRODUCT_IMAGE = "no_product_image"
     BAD_PRODUCT_IMAGE = "bad_product_image"
     OUT_OF_MEMORY = "out_of_memory"
+    QUARANTINED = "quarantined"
     INTERNAL = "internal"
 
 
@@ -53,6 +54,10 @@ class VideoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code} in {self.stage}: {self.message}"
+
+
+class KilledError(VideoError):
+    """The video's process was killed from outside, most often by the kernel, which may have taken the wrong one."""
 
 
 def check_positive(values: Mapping[str, float]) -> None:

@@ -1,5 +1,6 @@
 """The child's side of `catalog.isolation`: builds one function and answers until its pipe closes."""
 
+import ctypes
 import faulthandler
 import pickle
 import resource
@@ -7,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pkgutil import resolve_name
 from typing import Any
@@ -15,6 +17,7 @@ from catalog.errors import ErrorCode, Stage, VideoError
 
 MAX_REPLY_BYTES = 1 << 30
 OPENCV_NO_MEMORY = -4
+PR_SET_PDEATHSIG = 1
 
 
 def send(connection: Connection, message: Any) -> None:
@@ -69,6 +72,8 @@ def _answer(function: Callable[[Any], Any], argument: Any, stage: Stage) -> tupl
 
 def main(descriptor: int) -> None:
     faulthandler.enable()
+    with suppress(AttributeError):  # not Linux: it ends at its next look at the pipe, or by its alarm
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     connection = Connection(descriptor)
     target, init_args, memory_limit_bytes, stage = receive(connection)

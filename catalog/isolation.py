@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
-from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.errors import ErrorCode, KilledError, Stage, VideoError
 from catalog.isolated_child import receive, send
 
 GRACE_S = 5.0
@@ -58,7 +58,8 @@ class IsolatedWorker:
         """The function's result for `argument`.
 
         Raises VideoError: the function's own; decode_timeout (the child was killed after `timeout_s`, which
-        does not count the child's start); decode_crash (it died, by which signal); out_of_memory; internal
+        does not count the child's start); decode_crash (it died, by which signal); out_of_memory (KilledError where
+        it was killed from outside); internal
         (another exception: type, message, last line of code). RuntimeError: the function cannot be built.
         """
         if self.max_calls is not None and self._calls >= self.max_calls:
@@ -172,7 +173,8 @@ class IsolatedWorker:
         if status == -signal.SIGALRM:
             self._timed_out(timeout_s)
         if status == -signal.SIGKILL or "bad_alloc" in noise:
-            raise VideoError(ErrorCode.OUT_OF_MEMORY, "the decoding process ran out of memory", self.stage)
+            kind = KilledError if status == -signal.SIGKILL else VideoError
+            raise kind(ErrorCode.OUT_OF_MEMORY, "the decoding process ran out of memory", self.stage)
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         raise VideoError(ErrorCode.DECODE_CRASH, f"the decoding process {how}. {noise}".strip(), self.stage)
 

@@ -108,6 +108,7 @@ SCORES = pa.schema(
             " null with --product-method hull",
         ),
         _column("predicted_engagement", pa.float64(), "the model's output"),
+        _column("fingerprint", pa.string(), "of the files of the video and its product's images; null: not to be had"),
         _column("model_uri", pa.string(), "the model as asked for"),
         _column("model_version", pa.string(), "the registered version it resolved to"),
         _column("run_id", pa.string(), "MLflow run of the scoring job"),

@@ -234,6 +234,35 @@ def write_bytes_atomically(uri: str, data: bytes) -> None:
         os.close(folder)
 
 
+def create(uri: str, data: bytes) -> None:
+    """Write a file that is not there yet. FileExistsError where it is, also where another process creates it in the
+    same moment (a store that has no conditional writes may let both pass). OSError."""
+    fs, path = filesystem_of(uri)
+    if isinstance(fs, LocalFileSystem):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:  # a full disk
+                Path(path).unlink()
+                raise
+        return
+    try:
+        call(fs, "pipe_file", path, data, mode="create", timeout_s=CALL_TIMEOUT_S)
+    except Exception as error:
+        if exists(uri):  # each store has its own error for this
+            raise FileExistsError(f"{uri} is there already") from error
+        raise _as_os_error(error) from error
+
+
+def remove(uri: str) -> None:
+    """Remove the file where it is there. OSError."""
+    fs, path = filesystem_of(uri)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
 @contextlib.contextmanager
 def fetch(uri: str, max_bytes: int, timeout_s: float) -> Iterator[Path]:
     """A local file with the video's bytes: the file itself where it is local, else a temporary copy.

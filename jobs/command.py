@@ -235,6 +235,49 @@ def pace(task: Task) -> str:
     return f"{number} {unit}, {datetime.timedelta(seconds=round(seconds))} {what}"
 
 
+class NodesLostError(Exception):
+    """Nodes are gone and did not come back; ``left``: the cluster's resources now."""
+
+    def __init__(self, left: Mapping[str, float]):
+        super().__init__(left)
+        self.left = left
+
+
+class CapacityWatch:
+    """Interrupts the work, and raises NodesLostError on leaving, when the cluster has had less than ``needed``
+    (resource -> amount) for ``grace_seconds``: Ray would wait for ever to put the lost nodes' actors somewhere."""
+
+    def __init__(self, needed: Mapping[str, float], grace_seconds: float, poll_seconds: float = 2.0):
+        self.needed, self.grace_seconds, self.poll_seconds = needed, grace_seconds, poll_seconds
+        self.left: Mapping[str, float] | None = None
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "CapacityWatch":
+        threading.Thread(target=self._watch, name="capacity", daemon=True).start()
+        return self
+
+    def _watch(self) -> None:
+        import ray
+
+        enough_at = time.monotonic()
+        while not self._ended.wait(self.poll_seconds):
+            try:
+                there = ray.cluster_resources()
+            except Exception:  # the head does not answer: the work will say so
+                return
+            if all(there.get(name, 0) >= amount for name, amount in self.needed.items()):
+                enough_at = time.monotonic()
+            elif time.monotonic() - enough_at > self.grace_seconds:
+                self.left = there
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        self._ended.set()
+        if self.left is not None and isinstance(error, KeyboardInterrupt):
+            raise NodesLostError(self.left) from error
+
+
 class StallWatch:
     """Ends the job when nothing has come out for ``limit_seconds``: a run may be slow, it never hangs."""
 

@@ -31,6 +31,9 @@ class ScoreConfig:
     """folder (a path that every node sees, or s3://) that keeps the features of product images between runs"""
     save_maps: bool = False
     """also write E as uint8 and the product's quads to DIR/maps/*.parquet"""
+    since: str | None = None
+    """folder of an earlier run with the same model and settings: rows of videos whose file, product and product images
+    have not changed since are carried over, all others are scored"""
     retry_failed: bool = False
     """score again the rows whose status is failed"""
     faithfulness_videos: int = 8

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,26 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from catalog import storage
 from catalog.actors import RESTARTS
-from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.errors import ErrorCode, KilledError, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
-from scoring.output import Sink
+from scoring.attempts import MAX_TRIES, Attempts
+from scoring.fingerprints import Images, fingerprints
+from scoring.output import TALLY, Sink
 from scoring.prepare import Prepared, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
 from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
 
-Images = dict[str, tuple[tuple[str, ...], tuple[tuple[float, ...] | None, ...] | None]]
-"""product_id -> its photos' URIs, and the outlines in them where the table has any"""
 EXAMINATION_CORE_S = "core_s"
 """among the figures of an examined video"""
+PERSISTENT: dict[str, Any] = RESTARTS | {"max_task_retries": -1}
+"""Workers may be killed any number of times; a block that itself kills them ends, see ``scoring.attempts``."""
+STOP_LOOK_S = 2.0
+NOT_WRITTEN = "not_written"
+"""beside the columns TALLY: why the block could not be written"""
 DECODER_CALLS = 500
 """a fresh child after so many videos: decoders leak"""
 
@@ -44,6 +51,12 @@ class Resources:
     max_engage_actors: int
     cpus_an_actor: float
     gpus_an_engage_actor: float
+
+    @property
+    def needed(self) -> dict[str, float]:
+        """What the cluster must have for all actors."""
+        cpus = (self.prepare_actors + self.engage_actors) * self.cpus_an_actor
+        return {"CPU": cpus, "GPU": self.engage_actors * self.gpus_an_engage_actor}
 
     @classmethod
     def of_cluster(
@@ -79,26 +92,28 @@ def build_graph(
     save_maps: bool,
     sample: frozenset[str],
     product_cache: str | None = None,
+    attempts: Attempts | None = None,
 ) -> ray.data.Dataset:
-    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``Sink.write``).
+    """videos: video_id, video_uri, product_id -> a lazy dataset of tally rows (see ``Sink.write``)
+    with NOT_WRITTEN.
 
     sample: ids of the videos whose maps are examined in brief. product_cache: a folder that keeps the features of
-    product images between runs.
+    product images between runs. attempts: where the stages note what they have in hand.
     """
     shared_checkpoint = [ray.put(checkpoint)]  # in a list: a restarted actor must find it again
     block_rows = rows_a_block(videos.num_rows, resources.prepare_actors)
     return (
-        prepared(videos, images, input_size, sampling, product, limits, resources, block_rows, product_cache)
+        prepared(videos, images, input_size, sampling, product, limits, resources, block_rows, product_cache, attempts)
         # INPUT PREPARED -> OUTPUT the scores table's columns, core seconds and (on request) maps; one row each
         .map_batches(
             EngageActor,
-            fn_constructor_args=(shared_checkpoint, maps, provenance, save_maps, sample),
+            fn_constructor_args=(shared_checkpoint, maps, provenance, save_maps, sample, attempts),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
             num_gpus=resources.gpus_an_engage_actor,
             compute=ray.data.ActorPoolStrategy(min_size=resources.engage_actors, max_size=resources.max_engage_actors),
-            **RESTARTS,
+            **PERSISTENT,
         )
         # INPUT scores -> a Parquet file a block; OUTPUT a tally row each. No CPU asked: the other stages have all
         .map_batches(
@@ -108,7 +123,7 @@ def build_graph(
             batch_format="pyarrow",
             num_cpus=0,
             compute=ray.data.ActorPoolStrategy(size=max(1, resources.engage_actors // 8)),
-            **RESTARTS,
+            **PERSISTENT,
         )
     )
 
@@ -151,6 +166,7 @@ def prepared(
     resources: Resources,
     block_rows: int,
     product_cache: str | None = None,
+    attempts: Attempts | None = None,
 ) -> ray.data.Dataset:
     """videos: video_id, video_uri, product_id -> a lazy dataset of ``scoring.rows.PREPARED``, one row each."""
     # Ray 2.60 has no other way to say these, yet warns of it
@@ -159,12 +175,12 @@ def prepared(
     blocks = [videos.slice(start, block_rows) for start in range(0, videos.num_rows, block_rows)]
     return ray.data.from_arrow(blocks).map_batches(
         PrepareActor,
-        fn_constructor_args=(shared_images, input_size, sampling, product, limits, product_cache),
+        fn_constructor_args=(shared_images, input_size, sampling, product, limits, product_cache, attempts),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=resources.cpus_an_actor,
         compute=ray.data.ActorPoolStrategy(min_size=resources.prepare_actors, max_size=resources.max_prepare_actors),
-        **RESTARTS,
+        **(RESTARTS if attempts is None else PERSISTENT),
     )
 
 
@@ -184,9 +200,12 @@ class PrepareActor:
         product: ProductConfig,
         limits: VideoLimits,
         product_cache: str | None,
+        attempts: Attempts | None,
     ):
         (self.images,) = ray.get(images)
-        self.limits = limits
+        self.fingerprint = fingerprints(self.images)
+        self.limits, self.attempts = limits, attempts
+        self.looked, self.stopped = 0.0, False
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
             (sampling, product, input_size, product_cache),
@@ -195,14 +214,34 @@ class PrepareActor:
         )
 
     def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
-        for row in videos.to_pylist():
-            yield pa.Table.from_pylist([self._prepared(row)], schema=PREPARED)
+        with in_hand(self.attempts, Stage.DECODE, videos["video_id"].to_pylist()) as alone:
+            yield PREPARED.empty_table()
+            for row in videos.to_pylist():
+                if self._asked_to_stop():
+                    return
+                row["fingerprint"] = self.fingerprint(row["video_uri"], row["product_id"])
+                yield pa.Table.from_pylist([self._alone(row) if alone else self._prepared(row)], schema=PREPARED)
 
-    def _prepared(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _asked_to_stop(self) -> bool:
+        if self.attempts is not None and time.monotonic() > self.looked + STOP_LOOK_S:
+            self.looked, self.stopped = time.monotonic(), self.attempts.asked_to_stop()
+        return self.stopped
+
+    def _alone(self, row: dict[str, Any]) -> dict[str, Any]:
+        assert self.attempts is not None
+        try:
+            with self.attempts.video(Stage.DECODE, row["video_id"]):
+                return self._prepared(row)
+        except VideoError as quarantined:
+            return failed_row(row, quarantined)
+
+    def _prepared(self, row: dict[str, Any], tries: int = MAX_TRIES) -> dict[str, Any]:
         images, outlines = self.images.get(row["product_id"], ((), None))
         request = Request(row["video_uri"], row["product_id"], images, outlines)
         try:
             prepared: Prepared = self.child.call(request, self.limits.video_timeout)
+        except KilledError as error:
+            return self._prepared(row, tries - 1) if tries > 1 else failed_row(row, error)
         except VideoError as error:
             return failed_row(row, error)
         return prepared_row(row, prepared)
@@ -218,6 +257,7 @@ class EngageActor:
         provenance: Provenance,
         save_maps: bool,
         sample: frozenset[str],
+        attempts: Attempts | None,
     ):
         # here, because torch takes every process that imports it two seconds, and the other stages need none
         from scoring.saliency import EngagementMapper, says_out_of_memory
@@ -228,15 +268,27 @@ class EngageActor:
         (self.checkpoint,) = ray.get(checkpoint)
         self.mapper = EngagementMapper(for_inference(load_checkpoint(self.checkpoint)), self.device, maps)
         self.says_out_of_memory = says_out_of_memory
-        self.provenance, self.save_maps, self.sample = provenance, save_maps, sample
+        self.provenance, self.save_maps, self.sample, self.attempts = provenance, save_maps, sample, attempts
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
         rows = prepared.to_pylist()
         scored: dict[int, ScoreRow] = {i: ScoreRow.failed(row) for i, row in enumerate(rows) if row["error_code"]}
         healthy = [i for i in range(len(rows)) if i not in scored]
         if healthy:
-            scored.update(zip(healthy, self._scored([rows[i] for i in healthy]), strict=True))
+            looked_at = [rows[i] for i in healthy]
+            with in_hand(self.attempts, Stage.ENGAGE, [row["video_id"] for row in looked_at]) as alone:
+                results = [self._alone(row) for row in looked_at] if alone else self._scored(looked_at)
+            scored.update(zip(healthy, results, strict=True))
         return ScoreRow.table([scored[i] for i in range(len(rows))], self.provenance, self.save_maps)
+
+    def _alone(self, row: dict[str, Any]) -> ScoreRow:
+        assert self.attempts is not None
+        try:
+            with self.attempts.video(Stage.ENGAGE, row["video_id"]):
+                (scored,) = self._scored([row])
+        except VideoError as quarantined:
+            return ScoreRow.failed(failed_row(row, quarantined))
+        return scored
 
     def _scored(self, rows: list[dict[str, Any]]) -> list[ScoreRow]:
         """The rows' scores; what fails together is tried again video by video, so that one costs only itself."""
@@ -283,6 +335,10 @@ class EngageActor:
             end_where_device_is_lost(error)
             return {}
         return figures | {EXAMINATION_CORE_S: time.process_time() - started}
+
+
+def in_hand(attempts: Attempts | None, stage: Stage, video_ids: list[str]) -> AbstractContextManager[bool]:
+    return nullcontext(False) if attempts is None else attempts.block(stage, video_ids)
 
 
 def device_here() -> str:
@@ -343,4 +399,10 @@ class WriteActor:
         self.output = output
 
     def __call__(self, scored: pa.Table) -> pa.Table:
-        return self.output.write(scored)
+        tally, trouble = scored.select(list(TALLY)), None
+        try:
+            if scored.num_rows:
+                self.output.write(scored)
+        except OSError as error:  # as a value: of an exception Ray Data would hand on the text alone
+            trouble = storage.reason(error)
+        return tally.append_column(NOT_WRITTEN, pa.array([trouble] * tally.num_rows, pa.string()))

@@ -50,12 +50,12 @@ class OutputFolder:
 
     uri: str
 
-    def rows(self) -> pa.Table:
-        """What is there: the columns ROWS of every row, and ``part``, the file that it is in."""
+    def rows(self, columns: Sequence[str] = ROWS) -> pa.Table:
+        """What is there: the ``columns`` of every row, and ``part``, the file that it is in."""
         parts = self._parts("scores")
-        schema = pa.schema([SCORES.field(name) for name in ROWS])
+        schema = pa.schema([SCORES.field(name) for name in columns])
         with ThreadPoolExecutor(READERS) as readers:
-            tables = list(readers.map(lambda part: _read_part(part, list(ROWS)), parts))
+            tables = list(readers.map(lambda part: _read_part(part, list(columns)), parts))
         rows = pa.concat_tables([schema.empty_table(), *tables])
         place = np.repeat(np.arange(len(parts)), [table.num_rows for table in tables])
         return rows.append_column("part", pa.array(parts, pa.string()).take(pa.array(place, pa.int64())))
@@ -71,9 +71,9 @@ class OutputFolder:
         rows = self.rows()
         if not rows.num_rows:
             return rows
-        earlier = self._read_json("config.json") or {}
+        earlier = self.config()
         if set(pc.unique(rows["config_hash"]).to_pylist()) != {config_hash}:
-            changed = _differences(earlier.get("scores_depend_on", {}), config["scores_depend_on"])
+            changed = differences(earlier.get("scores_depend_on", {}), config["scores_depend_on"])
             raise Refused(
                 f"{self.uri} holds scores of another config ({changed or 'config.json does not say which'}); scores "
                 "are never mixed: give another --output, or the config that the folder was begun with"
@@ -98,8 +98,7 @@ class OutputFolder:
         self, rows: pa.Table, now: pa.ChunkedArray, earlier: dict[str, Any], config: dict[str, Any]
     ) -> None:
         before = rows["product_id"]
-        same = pc.or_(pc.fill_null(pc.equal(before, now), False), pc.and_(pc.is_null(before), pc.is_null(now)))
-        others = rows["video_id"].filter(pc.invert(same)).to_pylist()
+        others = rows["video_id"].filter(pc.invert(same_or_both_null(before, now))).to_pylist()
         if others:
             raise Refused(
                 f"{self.uri} holds scores of {len(others)} videos with another product_id than the videos table gives "
@@ -114,11 +113,20 @@ class OutputFolder:
                 "give another --output, or the images they were scored with"
             )
 
+    def check_unchanged(self, rows: pa.Table) -> None:
+        """Refused where another job has written here since ``rows`` were read."""
+        if set(self._parts("scores")) != set(pc.unique(rows["part"]).to_pylist()):
+            raise Refused(f"another job has written to {self.uri} in this very moment; run the same command again")
+
     def begin(self, config: dict[str, Any], config_hash: str, rows: pa.Table, retried: Set[str]) -> None:
-        """Take the folder and make it fit to go on in: rows that a crash left twice are cut to one, those of the
-        videos ``retried`` taken out. ``rows``: as ``check`` returned them."""
+        """Take the folder and make it fit to go on in, see ``repair``."""
         self._write_json("config.json", config | {"config_hash": config_hash})
         self.unfinish()
+        self.repair(rows, retried)
+
+    def repair(self, rows: pa.Table, retried: Set[str] = frozenset()) -> None:
+        """Cut rows that a crash left twice to one and take out those of the videos ``retried``. ``rows``: as ``rows``
+        returns them."""
         seen = set(retried)
         kept: dict[str, list[bool]] = {}
         for video_id, part in zip(rows["video_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
@@ -126,7 +134,7 @@ class OutputFolder:
             seen.add(video_id)
         for part, keep in kept.items():
             if not any(keep):
-                self._remove(part)
+                storage.remove(part)
             elif not all(keep):
                 table = _read_part(part, SCORES.names).filter(pa.array(keep))
                 self._keep_maps(part, table["video_id"])
@@ -134,7 +142,7 @@ class OutputFolder:
         whole = {_name(part) for part, keep in kept.items() if any(keep)}
         for part in self._parts("maps"):
             if _name(part) not in whole:  # a crash came between its maps and its scores
-                self._remove(part)
+                storage.remove(part)
 
     def maps(self, part: str | None = None, video_ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Saved maps (schemas.MAPS): all, or those of the videos whose scores are in ``part``, or of these videos."""
@@ -148,15 +156,36 @@ class OutputFolder:
 
     def write(self, scored: pa.Table) -> pa.Table:
         """Write one block's rows as one file; the same rows always go to the same file, so a stage that is
-        tried again doubles nothing. Returns the columns TALLY."""
-        name = hashlib.sha256("\0".join(scored["video_id"].to_pylist()).encode()).hexdigest()[:20]
-        if "map" in scored.column_names:
-            maps = [row for row in scored["map"].to_pylist() if row is not None]
-            if maps:
-                data = _parquet(pa.Table.from_pylist(maps, schema=MAPS))
-                storage.write_bytes_atomically(f"{self.uri}/maps/{name}.parquet", data)
-        storage.write_bytes_atomically(f"{self.uri}/scores/{name}.parquet", _parquet(scored.select(SCORES.names)))
+        tried again doubles nothing. Returns the columns TALLY. OSError."""
+        with_maps = "map" in scored.column_names
+        self._write_rows(scored, [row for row in scored["map"].to_pylist() if row is not None] if with_maps else [])
         return scored.select(list(TALLY))
+
+    def _write_rows(self, scored: pa.Table, maps: list[dict[str, Any]]) -> None:
+        name = hashlib.sha256("\0".join(scored["video_id"].to_pylist()).encode()).hexdigest()[:20]
+        if maps:
+            data = _parquet(pa.Table.from_pylist(maps, schema=MAPS))
+            storage.write_bytes_atomically(f"{self.uri}/maps/{name}.parquet", data)
+        storage.write_bytes_atomically(f"{self.uri}/scores/{name}.parquet", _parquet(scored.select(SCORES.names)))
+
+    def carry(self, earlier: "OutputFolder", rows: pa.Table) -> None:
+        """Copy rows of another folder (video_id and part, as ``rows`` returns them), with their maps, into this one."""
+        parts = pc.unique(rows["part"]).to_pylist()
+
+        def copy(part: str) -> None:
+            ids = rows["video_id"].filter(pc.equal(rows["part"], part)).combine_chunks()
+            table = _read_part(part, SCORES.names)
+            table = table.filter(pc.is_in(table["video_id"], ids))
+            maps = list(earlier.maps(part, ids.to_pylist())) if f"{earlier.uri}/maps/{_name(part)}" in mapped else []
+            self._write_rows(table, maps)
+
+        mapped = frozenset(earlier._parts("maps"))
+        with ThreadPoolExecutor(READERS) as copiers:
+            list(copiers.map(copy, parts))
+
+    def config(self) -> dict[str, Any]:
+        """What config.json says; empty where there is none."""
+        return self._read_json("config.json") or {}
 
     def summary(self) -> dict[str, Any] | None:
         """What run.json says; None where the folder is not finished."""
@@ -167,18 +196,13 @@ class OutputFolder:
 
     def unfinish(self) -> None:
         """There is work again: the folder is not finished until ``finish``."""
-        self._remove(f"{self.uri}/run.json")
+        storage.remove(f"{self.uri}/run.json")
 
     def _keep_maps(self, scores_part: str, ids: pa.ChunkedArray) -> None:
         part = f"{self.uri}/maps/{_name(scores_part)}"
         if part in self._parts("maps"):
             maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
             storage.write_bytes_atomically(part, _parquet(maps.filter(pc.is_in(maps["video_id"], ids))))
-
-    def _remove(self, uri: str) -> None:
-        fs, path = storage.filesystem_of(uri)
-        if fs.exists(path):
-            fs.rm_file(path)
 
     def _parts(self, folder: str) -> list[str]:
         try:
@@ -234,7 +258,11 @@ def _read_part(part: str, columns: list[str]) -> pa.Table:
         ) from error
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+def same_or_both_null(a: pa.ChunkedArray, b: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed) if before else ""
 

@@ -23,6 +23,7 @@ PREPARED = pa.schema(
         ("video_id", pa.string()),
         ("product_id", pa.string()),
         *[(name, pa.string()) for name in _ERROR],
+        ("fingerprint", pa.string()),
         *[(name, SCORES.field(name).type) for name in _MEDIA],
         ("clip", pa.large_binary()),  # uint8 (S, size, size, 3), C order
         ("outlines", pa.list_(pa.list_(pa.float32()))),  # per second x1,y1,x2,y2,... or null
@@ -46,6 +47,7 @@ def prepared_row(video: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
     return {
         "video_id": video["video_id"],
         "product_id": video["product_id"],
+        "fingerprint": video.get("fingerprint"),
         "seconds": len(prepared.clip),
         "fps": prepared.fps,
         "width": prepared.width,
@@ -68,6 +70,7 @@ def failed_row(video: dict[str, Any], error: VideoError) -> dict[str, Any]:
     return dict.fromkeys(PREPARED.names) | {
         "video_id": video["video_id"],
         "product_id": video["product_id"],
+        "fingerprint": video.get("fingerprint"),
         "error_code": str(error.code),
         "error_message": error.message,
         "error_stage": str(error.stage),
@@ -103,7 +106,7 @@ class ScoreRow:
 
     @classmethod
     def failed(cls, row: dict[str, Any]) -> "ScoreRow":
-        scores = {name: row.get(name) for name in ("video_id", "product_id", *_ERROR)}
+        scores = {name: row.get(name) for name in ("video_id", "product_id", "fingerprint", *_ERROR)}
         return cls(scores | {"status": str(Status.FAILED)}, _known(row.get("core_s")))
 
     def engaged_for(self, core_s: float, gpu_s: float) -> "ScoreRow":
@@ -134,7 +137,7 @@ def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: b
         status = Status.NO_PRODUCT
     else:
         status = Status.OK if any(outline is not None for outline in row["outlines"]) else Status.NOT_LOCALISED
-    columns = {name: row[name] for name in ("video_id", "product_id", *_MEDIA)}
+    columns = {name: row[name] for name in ("video_id", "product_id", "fingerprint", *_MEDIA)}
     columns |= dataclasses.asdict(scores) | {"status": str(status), "predicted_engagement": engagement}
     map_row = _map_row(row, E) if with_map else None
     return ScoreRow(columns, _known(row["core_s"]), map_row, dict(row["rejections"] or ()), row["fetch_s"] or 0.0)

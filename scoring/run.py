@@ -17,19 +17,22 @@ import pyarrow.compute as pc
 import ray.data
 
 from catalog import storage
-from catalog.errors import Refused, check_positive
+from catalog.errors import Broken, ErrorCode, Refused, check_positive
 from catalog.sampling import SamplingConfig, check_sampling
 from catalog.schemas import Status
 from catalog.tables import check_references, read_products, read_videos
+from scoring.attempts import MAX_TRIES, Attempts
 from scoring.attribution import METHODS
 from scoring.costs import Pace
 from scoring.evidence import summed_up
-from scoring.graph import EXAMINATION_CORE_S, Images, Resources, build_graph
+from scoring.fingerprints import Images
+from scoring.graph import EXAMINATION_CORE_S, NOT_WRITTEN, Resources, build_graph
 from scoring.order import ordered
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
 from scoring.saliency import check_model
 from scoring.settings import MapConfig, Order, ProductConfig, VideoLimits
+from scoring.since import unchanged
 from tracking.registry import StoredModel
 from tracking.runs import git_commit
 from training.models import ModelSpec, load_checkpoint
@@ -39,6 +42,8 @@ log = logging.getLogger(__name__)
 SCORES_VERSION = 2
 MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
+QUARANTINED_AT_LEAST, QUARANTINED_SHARE = 20, 0.02
+"""more quarantined videos than this end the job"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Plan:
 
     videos: pa.Table
     """the rows still to be scored, in the order of work: video_id, video_uri, product_id"""
-    all_ids: frozenset[str]
-    """every id that must have a row at the end"""
+    all_ids: pa.Array
+    """every video_id that must have a row at the end"""
     images: Images
     finished: int
     failed: int
@@ -67,6 +72,10 @@ class Plan:
     """ids of the videos whose maps are examined in brief"""
     evidence: dict[str, Any] | None = None
     """what an earlier run into this folder found out about the maps"""
+    since: OutputFolder | None = None
+    """the earlier run that rows are carried over from"""
+    carried: pa.Table | None = None
+    """these rows: video_id, part"""
 
 
 class LostRowsError(Exception):
@@ -88,6 +97,7 @@ def plan_scoring(
     faithfulness_videos: int,
     order: Order = "table",
     order_seed: int = 0,
+    since_uri: str | None = None,
 ) -> Plan:
     """Check all that can be checked and find out what is left to do; writes nothing. Raises Refused."""
     check_settings(sampling, product, maps, limits)
@@ -120,10 +130,16 @@ def plan_scoring(
     retried = frozenset(failed.to_pylist() if retry_failed else ())
     finished = set(there["video_id"].to_pylist()) - retried
     left = videos.filter(pc.invert(pc.is_in(ids, pa.array(sorted(finished), pa.string()))))
+    since, carried = None if since_uri is None else OutputFolder(storage.absolute(since_uri)), None
+    if since is not None:
+        if since == output:
+            raise Refused("--since and --output are the same folder; give a new --output")
+        carried = unchanged(since, config, config_hash, left, images, retry_failed)
+        left = left.filter(pc.invert(pc.is_in(left["video_id"], carried["video_id"].combine_chunks())))
     summary = output.summary() or {}
     return Plan(
         videos=left.select(["video_id", "video_uri", "product_id"]).combine_chunks(),
-        all_ids=frozenset(ids.to_pylist()),
+        all_ids=ids.combine_chunks(),
         images=images,
         finished=len(finished),
         failed=0 if retry_failed else len(failed),
@@ -135,6 +151,8 @@ def plan_scoring(
         input_size=spec.input_size,
         sample=sampled(left["video_id"].to_pylist(), faithfulness_videos),
         evidence=summary.get("faithfulness"),
+        since=since,
+        carried=carried,
     )
 
 
@@ -260,10 +278,15 @@ def run_scoring(
     resources: Resources,
     on_progress: Callable[[Tally], None],
     product_cache: str | None = None,
+    tally: Tally | None = None,
 ) -> Tally:
-    """Score what the plan leaves to do."""
+    """Score what the plan leaves to do. ``tally``: of what this job has done before."""
     plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
-    tally = Tally()
+    if plan.since is not None and plan.carried is not None:
+        plan.output.carry(plan.since, plan.carried)
+    tally = Tally() if tally is None else tally
+    before = tally.done
+    attempts = Attempts(plan.output.uri).resumed(plan.videos["video_id"].to_pylist(), plan.retried)
     if plan.videos.num_rows:
         graph = build_graph(
             plan.videos,
@@ -280,23 +303,50 @@ def run_scoring(
             save_maps,
             plan.sample,
             product_cache,
+            attempts,
         )
-        for rows in _tally_rows(graph):
+        for rows in _tally_rows(graph, plan.output.uri):
             tally.add(rows, sampling.sample_fps)
             on_progress(tally)
+            check_quarantine(tally, plan.videos.num_rows)
+        if tally.done - before < plan.videos.num_rows and attempts.asked_to_stop():
+            raise KeyboardInterrupt
     return tally
 
 
-def verify(plan: Plan) -> pa.Table:
-    """The output's rows (see ``OutputFolder.rows``), every input id once and nothing twice; else LostRowsError."""
+def remaining(plan: Plan) -> Plan:
+    """What is left of the plan once some of it was written."""
     rows = plan.output.rows()
-    counts = collections.Counter(rows["video_id"].to_pylist())
-    lost = [video_id for video_id in plan.all_ids if video_id not in counts]
-    doubled = [video_id for video_id, n in counts.items() if n > 1]
-    if lost or doubled:
+    left = plan.videos.filter(pc.invert(pc.is_in(plan.videos["video_id"], rows["video_id"].combine_chunks())))
+    return dataclasses.replace(plan, videos=left.combine_chunks(), rows=rows, retried=frozenset(), carried=None)
+
+
+def check_quarantine(tally: Tally, videos: int) -> None:
+    """Raises Broken where so many videos killed their processes that it must be the nodes' fault."""
+    quarantined = tally.errors[ErrorCode.QUARANTINED]
+    if quarantined > max(QUARANTINED_AT_LEAST, QUARANTINED_SHARE * videos):
+        raise Broken(
+            f"{quarantined} of {tally.done} videos were quarantined, because the processes that worked on them died "
+            f"{MAX_TRIES} times each: rather the nodes' fault than the videos'; look for memory, the GPU's driver and "
+            "the nodes' logs (ray status, ray logs), then run the same command again with --retry-failed"
+        )
+
+
+def verify(plan: Plan) -> pa.Table:
+    """The output's rows (see ``OutputFolder.rows``), every input id once and nothing twice; else LostRowsError.
+
+    Rows that workers of a killed job still wrote after this one had begun are cut to one.
+    """
+    rows = plan.output.rows()
+    if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
+        plan.output.repair(rows)
+        rows = plan.output.rows()
+    lost = plan.all_ids.filter(pc.invert(pc.is_in(plan.all_ids, rows["video_id"].combine_chunks())))
+    doubled = rows.num_rows - pc.count_distinct(rows["video_id"]).as_py()
+    if len(lost) or doubled:
         raise LostRowsError(
-            f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3]}), {len(doubled)} have several "
-            f"(such as {doubled[:3]}); run the same command again, it repairs the folder and scores what is missing"
+            f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3].to_pylist()}), {doubled} rows are "
+            "there twice; run the same command again, it repairs the folder and scores what is missing"
         )
     return rows
 
@@ -312,6 +362,7 @@ def finish(
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "rows": rows.num_rows,
         "resumed_from": plan.finished,
+        "carried_over": 0 if plan.carried is None else plan.carried.num_rows,
         **tally.summary(cores),
         "videos": {status.value: statuses[status] for status in Status},
         "errors": dict(errors),
@@ -320,6 +371,7 @@ def finish(
         "code_version": git_commit(),
         "config": config,
     }
+    Attempts(plan.output.uri).forget()
     plan.output.finish(summary)
     return summary
 
@@ -333,9 +385,11 @@ def _evidence(plan: Plan, tally: Tally) -> dict[str, Any] | None:
     return summed_up(tally.figures) | {"core_seconds": tally.examination_core_seconds}
 
 
-def _tally_rows(graph: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
+def _tally_rows(graph: ray.data.Dataset, output_uri: str) -> Iterator[list[dict[str, Any]]]:
     batches: Iterable[Any] = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
+        for trouble in batch[NOT_WRITTEN].drop_null().to_pylist():
+            raise Broken(f"{output_uri} cannot be written: {trouble}; the same command goes on once that is mended")
         yield batch.to_pylist()
 
 

@@ -34,10 +34,16 @@ class RayHead:
     """Of its GCS, as RAY_ADDRESS takes it."""
 
     def submit(
-        self, *entrypoint: str, runtime_env: Path, timeout_s: float, env: dict[str, str] | None = None
+        self,
+        *entrypoint: str,
+        runtime_env: Path,
+        timeout_s: float,
+        env: dict[str, str] | None = None,
+        submission_id: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """``ray job submit`` from the project's root, watched to the job's end; returncode 0: SUCCEEDED."""
         command = [str(RAY), "job", "submit", "--address", self.url, "--working-dir", "."]
+        command += [] if submission_id is None else ["--submission-id", submission_id]
         return subprocess.run(
             [*command, "--runtime-env", str(runtime_env), "--", *entrypoint],
             cwd=ROOT,

@@ -1,6 +1,7 @@
 """Jobs sent with ``ray job submit`` to a head that asks for a token, as docs/walkthrough.md shows."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from mlflow import MlflowClient
-from ray_head import ROOT, RayHead, ray_head
+from ray_head import RAY, ROOT, RayHead, ray_head
 
 from catalog.world import WorldConfig, make_world
 
@@ -20,6 +21,18 @@ files = {p.as_posix(): p.stat().st_size for p in pathlib.Path(".").rglob("*") if
 env = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "MLFLOW_TRACKING_URI", "PYTHONUNBUFFERED")}
 seen = {"cpus": ray.cluster_resources()["CPU"], "files": files, "env": env}
 pathlib.Path(os.environ["SEEN"]).write_text(json.dumps(seen))
+"""
+
+SLOW_TO_END = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def end(*_):
+    time.sleep(6)
+    (folder / "ended").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, end)
+(folder / "began").touch()
+time.sleep(600)
 """
 
 
@@ -56,6 +69,19 @@ def test_a_job_gets_the_code_and_the_settings_but_nothing_that_git_ignores(head:
     folders = {folder for file in driver["files"] for folder in file.split("/")[:-1]}
     assert folders.isdisjoint({".git", ".venv", "demo", "mlruns", "tests", "__pycache__", ".ruff_cache"})
     assert sum(driver["files"].values()) < 5e6
+
+
+@pytest.mark.timeout(180)
+def test_a_stopped_job_has_the_time_to_end_that_ray_s_default_would_not_give(head: RayHead, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(SLOW_TO_END)
+    stop = f"until [ -e {tmp_path}/began ]; do sleep 0.2; done; {RAY} job stop --address {head.url} slow-to-end"
+    stopper = subprocess.Popen(["timeout", "120", "sh", "-c", stop], env=head.env)
+    try:
+        python = ["python", str(tmp_path / "job.py"), str(tmp_path)]
+        head.submit(*python, runtime_env=runtime_env(tmp_path), timeout_s=120, submission_id="slow-to-end")
+        assert (tmp_path / "ended").exists()
+    finally:
+        stopper.wait(130)
 
 
 @pytest.mark.timeout(120)

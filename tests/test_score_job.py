@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pytest
 from mixed_catalogue import ROOT, Catalogue, make_catalogue, write_clip, write_strange_card
 from mlflow import MlflowClient
 
+from catalog.errors import Refused
+from catalog.lock import FolderLock
 from catalog.schemas import MAPS, SCORES
 from jobs.command import run_job
 from jobs.score import ScoreConfig, main
@@ -259,6 +261,57 @@ def test_same_command_again_computes_nothing_and_repaired_files_are_retried(
     assert_summary_adds_up(output)
 
 
+def test_a_later_run_scores_only_what_has_changed_since(catalogue: Catalogue, scored: subprocess.CompletedProcess):
+    before = rows_of(catalogue.folder / "mixed")
+    write_clip(catalogue.folder / "text.mp4", 2)
+    again = first_command(catalogue)
+    again[again.index(f"{catalogue.folder}/mixed")] = f"{catalogue.folder}/later"
+    later = catalogue.score(*again, "--since", f"{catalogue.folder}/mixed", "--max-failed-fraction", "1")
+    assert later.returncode == 0, later.stdout + later.stderr
+    assert "2 to score" in later.stdout  # the changed one, and the one that was not there to be compared
+    assert f"{len(before) - 2} videos are as they were" in later.stdout
+    after = rows_of(catalogue.folder / "later")
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"text", "missing"}
+    assert (after["text"]["status"], after["text"]["seconds"]) == ("no_product", 2)
+    assert_summary_adds_up(catalogue.folder / "later")
+    maps = [row for part in (catalogue.folder / "later" / "maps").iterdir() for row in pq.read_table(part).to_pylist()]
+    assert sorted(m["video_id"] for m in maps) == sorted(n for n, row in after.items() if row["status"] != "failed")
+
+    another = catalogue.score(*again, "--since", f"{catalogue.folder}/later")
+    assert another.returncode == 2
+    assert "the same folder" in another.stderr
+
+
+@pytest.fixture
+def small_disk(catalogue: Catalogue) -> Iterator[Path]:
+    """A folder on a file system of its own, of 64 kB."""
+    folder = catalogue.folder / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_ends_the_job_with_a_word_and_the_same_command_goes_on(catalogue: Catalogue, small_disk: Path):
+    command = [*catalogue.flags("full", "many"), "--max-seconds", "1", "--limit", "16"]
+    broke = catalogue.score(*command)
+    assert broke.returncode == 1, broke.stdout + broke.stderr
+    assert "No space left on device" in broke.stderr
+    assert "the same command goes on" in broke.stderr
+    assert "Traceback" not in broke.stdout + broke.stderr
+    written = rows_of(small_disk)
+    assert 0 < len(written) < 16
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    done = catalogue.score(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = rows_of(small_disk)
+    assert len(rows) == 16
+    assert all(rows[name] == row for name, row in written.items())
+
+
 def until(condition: Any, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -281,6 +334,8 @@ def stop_midway(catalogue: Catalogue, output: Path, flags: list[str], signal_num
         )
         try:
             assert until(lambda: len(list(output.glob("scores/*.parquet"))) > parts_before, 120), log.name
+            with pytest.raises(Refused, match=f"process {job.pid} on "), FolderLock(str(output)):
+                pass
             started = time.monotonic()
             (os.killpg if signal_number == signal.SIGINT else os.kill)(job.pid, signal_number)
             job.wait(90)
@@ -313,6 +368,8 @@ def test_limited_interrupted_and_killed_runs_are_gone_on_with_until_every_id_is_
     assert code == 130, said
     assert spent < 60
     assert "goes on where this one ended" in said
+    assert "asked to stop: finishing the videos in hand" in said
+    assert not list((output / "attempts").glob("*"))
     terminated = rows_of(output)
     assert len(interrupted) < len(terminated) < len(all_ids)
 

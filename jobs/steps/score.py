@@ -1,14 +1,23 @@
 """What jobs.score does."""
 
+import contextlib
+import errno
+import os
+import signal
 import textwrap
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from catalog import storage
-from catalog.errors import Refused
+from catalog.errors import Broken, Refused
+from catalog.lock import FolderLock
 from catalog.schemas import Status
 from jobs.command import (
     DONE,
     TOO_MANY_FAILED,
+    CapacityWatch,
+    NodesLostError,
     ProgressLog,
     StallWatch,
     console,
@@ -19,12 +28,13 @@ from jobs.command import (
 from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
 from jobs.steps.score_record import Course, params_of, record, tags_of, title_of
+from scoring.attempts import Attempts
 from scoring.costs import StageCosts, hourly
 from scoring.evidence import verdicts
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, finish, plan_scoring, run_scoring, verify
+from scoring.run import Plan, Tally, finish, plan_scoring, remaining, run_scoring, verify
 from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
@@ -37,6 +47,10 @@ NO_COSTS = (
 )
 EXAMINATION_S = 600.0
 """that examining a video's map may take"""
+STOP_S = 60.0
+NODE_LOST_S = 60.0
+"""after which a lost node is not waited for any more"""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(config: ScoreConfig) -> int:
@@ -48,7 +62,7 @@ def main(config: ScoreConfig) -> int:
     plan = plan_scoring(
         config.videos, config.products, config.output, model, config.sampling, config.product, config.maps,
         settings, config.limits, config.limit, config.retry_failed, config.faithfulness_videos, config.order,
-        config.order_seed,
+        config.order_seed, config.since,
     )  # fmt: skip
     if (cache := _cache_of(config)) is not None:
         storage.check_writable(cache)
@@ -56,14 +70,16 @@ def main(config: ScoreConfig) -> int:
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
     )
+    if plan.carried is not None:
+        console.print(f"{plan.carried.num_rows} videos are as they were in {config.since}: their rows are carried over")
     if plan.failed:
         console.print(f"{plan.failed} of the finished videos failed; --retry-failed tries them again")
     summary = plan.output.summary()
-    if not plan.videos.num_rows and summary is not None and not config.dry_run:
+    if not (plan.videos.num_rows or plan.carried) and summary is not None and not config.dry_run:
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
     costs = StageCosts.read(config.costs) if config.costs else StageCosts.of(summary or {})
-    with ray_cluster() as cluster:
+    with contextlib.nullcontext() if config.dry_run else _alone(plan), ray_cluster() as cluster:
         check_shared(plan.output.uri, "--output")
         cpus, gpus = cluster["CPU"], cluster.get("GPU", 0)
         resources = Resources.of_cluster(cpus, gpus, config.max_prepare_actors, config.gpu_share)
@@ -76,6 +92,58 @@ def main(config: ScoreConfig) -> int:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
 
 
+def _of_what_is_left(config: ScoreConfig, lost: NodesLostError) -> Resources:
+    cpus, gpus = lost.left.get("CPU", 0), lost.left.get("GPU", 0)
+    console.print(f"nodes were lost and did not come back within {NODE_LOST_S:g} s; going on with what is left")
+    if cpus <= 0:
+        raise Broken("no node with a CPU is left; start some, then the same command goes on")
+    return Resources.of_cluster(cpus, gpus, config.max_prepare_actors)
+
+
+@contextlib.contextmanager
+def _finishing_on_sigterm(plan: Plan) -> Iterator[None]:
+    """SIGTERM (``ray job stop``) lets the videos in hand be finished, for STOP_S; a second one ends the job at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    limit = threading.Timer(STOP_S, os.kill, (os.getpid(), signal.SIGINT))
+    limit.daemon = True
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        console.print(f"asked to stop: finishing the videos in hand, for at most {STOP_S:g} s")
+        limit.start()
+        threading.Thread(target=Attempts(plan.output.uri).ask_to_stop, daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        limit.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _saying_what_is_full() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if getattr(cause, "errno", None) in FULL or type(cause).__name__ == "OutOfDiskError":
+                raise Broken(f"a disk is full: {cause}; free space, then the same command goes on") from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """No other job writes to the output, nor has since the plan was made."""
+    with FolderLock(plan.output.uri):
+        plan.output.check_unchanged(plan.rows)
+        yield
+
+
 def _score(
     config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cores: float
 ) -> int:
@@ -85,7 +153,7 @@ def _score(
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
-    with StallWatch(limit_s) as watch:
+    with _saying_what_is_full(), StallWatch(limit_s) as watch, _finishing_on_sigterm(plan):
 
         def on_progress(tally: Tally) -> None:
             watch.alive()
@@ -93,14 +161,24 @@ def _score(
             progress.update(tally.done, f"{failed} failed" if failed else "")
             course.follow(tally, cores)
 
+        tally, left = Tally(), plan
         try:
-            tally = run_scoring(
-                plan, model, provenance, config.sampling, config.product, config.maps, config.limits,
-                config.save_maps, resources, on_progress, _cache_of(config),
-            )  # fmt: skip
+            while True:
+                try:
+                    with CapacityWatch(resources.needed, NODE_LOST_S):
+                        run_scoring(
+                            left, model, provenance, config.sampling, config.product, config.maps, config.limits,
+                            config.save_maps, resources, on_progress, _cache_of(config), tally,
+                        )  # fmt: skip
+                    break
+                except NodesLostError as lost:
+                    resources = _of_what_is_left(config, lost)
+                    left = remaining(left)
+                    _print_resources(left, resources, lost.left)
         finally:
             progress.close()
-    summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
+    with _saying_what_is_full():
+        summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
     course.follow(tally, cores, at_end=True)
     run.metrics(_figures(summary), step=round(tally.wall_seconds))
     print_summary(plan.output, summary)

@@ -1,0 +1,103 @@
+"""What a scoring job has in hand, so that a video which kills its process is found out and left alone.
+
+OUTPUT/attempts/STAGE-block-*.json    a block in hand: its video_ids; gone when the stage is done with it
+OUTPUT/attempts/STAGE-video-*.json    a video in hand on its own: how often it was begun and not ended
+OUTPUT/stop                           asks to finish the videos in hand and to begin no other; anybody may create it
+
+A block costs one small file. Where one is begun that was begun before, or that a job before died with, each of its
+videos is taken on its own; one that was begun MAX_TRIES times in a row and never ended is a row with the code
+``quarantined``. The files outlive workers, nodes and drivers; ``--retry-failed`` starts a video's count anew. Where
+they cannot be written (a full disk) scoring goes on without: WRITE will say so.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+from catalog import storage
+from catalog.errors import ErrorCode, Stage, VideoError
+
+MAX_TRIES = 3
+READERS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+    """Of the jobs that write to ``output_uri``."""
+
+    output_uri: str
+    suspects: frozenset[str] = frozenset()
+    """videos that a job before had in hand when it died"""
+
+    @contextmanager
+    def block(self, stage: Stage, video_ids: Sequence[str]) -> Iterator[bool]:
+        """A block in hand. Yields whether each of its videos must be taken on its own."""
+        uri, again = self._uri(stage, "block", video_ids), False
+        with suppress(OSError):
+            again = storage.exists(uri)
+            if not again:
+                storage.write_bytes_atomically(uri, json.dumps({"video_ids": list(video_ids)}).encode())
+        yield again or not self.suspects.isdisjoint(video_ids)
+        with suppress(OSError):
+            storage.remove(uri)  # and not where an error came: the next job is to know
+
+    @contextmanager
+    def video(self, stage: Stage, video_id: str) -> Iterator[None]:
+        """A video in hand. Raises VideoError, quarantined, where it was begun too often."""
+        uri = self._uri(stage, "video", [video_id])
+        tries = self._tries(uri)
+        if tries >= MAX_TRIES:
+            raise VideoError(
+                ErrorCode.QUARANTINED,
+                f"the process that worked on it died {tries} times; give it another chance with --retry-failed",
+                stage,
+            )
+        with suppress(OSError):
+            storage.write_bytes_atomically(uri, json.dumps({"video_ids": [video_id], "tries": tries + 1}).encode())
+        yield
+        with suppress(OSError):
+            storage.remove(uri)
+
+    def resumed(self, left: Iterable[str], retried: Set[str]) -> "Attempts":
+        """For a job that begins and has the videos ``left`` to do, ``retried`` of them with a clean slate."""
+        storage.remove(f"{self.output_uri}/stop")
+        uris = self._files()
+        with ThreadPoolExecutor(READERS) as readers:
+            contents = list(readers.map(lambda uri: json.loads(storage.read_bytes(uri)), uris))
+        for uri, content in zip(uris, contents, strict=True):
+            if "tries" in content and retried.intersection(content["video_ids"]):
+                storage.remove(uri)
+        seen = {video_id for content in contents for video_id in content["video_ids"]}
+        return dataclasses.replace(self, suspects=frozenset(seen.intersection(left) - retried))
+
+    def ask_to_stop(self) -> None:
+        storage.write_bytes_atomically(f"{self.output_uri}/stop", b"")
+
+    def asked_to_stop(self) -> bool:
+        with suppress(OSError):
+            return storage.exists(f"{self.output_uri}/stop")
+        return False
+
+    def forget(self) -> None:
+        """The job is finished."""
+        for uri in self._files():
+            storage.remove(uri)
+
+    def _tries(self, uri: str) -> int:
+        try:
+            return json.loads(storage.read_bytes(uri))["tries"]
+        except OSError:
+            return 0
+
+    def _files(self) -> list[str]:
+        try:
+            return storage.files_in(f"{self.output_uri}/attempts") or []
+        except FileNotFoundError:
+            return []
+
+    def _uri(self, stage: Stage, what: str, video_ids: Sequence[str]) -> str:
+        name = hashlib.sha256("\0".join(video_ids).encode()).hexdigest()[:20]
+        return f"{self.output_uri}/attempts/{stage}-{what}-{name}.json"
