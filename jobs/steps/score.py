@@ -97,7 +97,7 @@ def _of_what_is_left(config: ScoreConfig, lost: NodesLostError) -> Resources:
     console.print(f"nodes were lost and did not come back within {NODE_LOST_S:g} s; going on with what is left")
     if cpus <= 0:
         raise Broken("no node with a CPU is left; start some, then the same command goes on")
-    return Resources.of_cluster(cpus, gpus, config.max_prepare_actors)
+    return Resources.of_cluster(cpus, gpus, config.max_prepare_actors, config.gpu_share)
 
 
 @contextlib.contextmanager
