@@ -79,8 +79,10 @@ def test_a_stranger_finds_the_run_its_report_and_its_model(chromium: Browser, se
     page.get_by_role("columnheader", name="videos/ok").first.wait_for()
     page.get_by_role("link", name="world/videos, model 7").first.click()
     page.get_by_text("10 videos of world/videos").first.wait_for()
-    page.get_by_role("link", name="training run").first.click()
-    page.get_by_role("heading", name="the training").first.wait_for()
+    page.get_by_text("Show more").first.click()
+    with context.expect_page() as training_page:  # the UI opens links of a description beside it
+        page.get_by_role("link", name="training run").first.click()
+    training_page.value.get_by_text("the training", exact=True).first.wait_for()
     page.goto(f"{runs}/runs/{run.run_id}/artifacts/report.html")
     report = page.frame_locator("iframe")
     report.get_by_role("heading", name="PE-scores of 10 videos").wait_for()
