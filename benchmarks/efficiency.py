@@ -120,7 +120,9 @@ def in_job(folder: Path, world: Path) -> dict[str, float]:
 def catalogue(world: Path) -> list[dict[str, Any]]:
     videos, images = read_videos(f"{world}/videos.parquet"), images_of(read_products(f"{world}/products.parquet"))
     rows = videos.select(["video_id", "video_uri", "product_id"]).to_pylist()
-    return [row | dict(zip(("images", "outlines"), images[row["product_id"]], strict=True)) for row in rows]
+    return [
+        row | dict(zip(("images", "outlines"), images.get(row["product_id"], ((), None)), strict=True)) for row in rows
+    ]
 
 
 def main() -> None:
