@@ -13,6 +13,8 @@ BENCHMARKS = (
     ("benchmarks.training",),
     ("benchmarks.peer",),
     ("benchmarks.lift",),
+    ("benchmarks.efficiency",),
+    ("benchmarks.scale",),
     ("benchmarks.first_run",),
 )
 TIMEOUT_S = 4 * 3600

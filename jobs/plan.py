@@ -32,7 +32,7 @@ class PlanConfig:
     """by when the whole catalogue shall be scored"""
     node_cpus: int = 16
     """cores of a CPU node"""
-    efficiency: float = 0.9
+    efficiency: float = 0.88
     """kernel time over cores x wall time that the job will reach (docs/scale.md)"""
     gpu_share: float = 1.0
     """of a GPU that one actor takes, as for jobs.score"""

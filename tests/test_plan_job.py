@@ -42,7 +42,7 @@ def test_a_plan_scores_a_sample_keeps_nothing_and_its_costs_serve_a_dry_run(cata
     assert 0 < hours["low"] <= hours["value"] <= hours["high"]
     assert all(spent > 0 for spent in by_stage.values())
     minutes = 60 * found["estimates"]["video_hours"]["value"]
-    assert hours["value"] == pytest.approx(sum(by_stage.values()) * minutes / 3600 / 0.9)
+    assert hours["value"] == pytest.approx(sum(by_stage.values()) * minutes / 3600 / 0.88)
     assert found["estimates"]["price"]["value"] == pytest.approx(0.05 * hours["value"])
     for told in ("core-hours", "95% from", "CPU nodes of 16 cores", "CPU cores alone"):
         assert told in ended.stdout
