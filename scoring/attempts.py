@@ -2,7 +2,7 @@
 
 OUTPUT/attempts/STAGE-block-*.json    a block in hand: its video_ids; gone when the stage is done with it
 OUTPUT/attempts/STAGE-video-*.json    a video in hand on its own: how often it was begun and not ended
-OUTPUT/stop                           asks to finish the videos in hand and to begin no other; anybody may create it
+OUTPUT/stop                           asks to finish what is in hand and to begin nothing else; anybody may create it
 
 A block costs one small file. Where one is begun that was begun before, or that a job before died with, each of its
 videos is taken on its own; one that was begun MAX_TRIES times in a row and never ended is a row with the code
@@ -13,6 +13,8 @@ they cannot be written (a full disk) scoring goes on without: WRITE will say so.
 import dataclasses
 import hashlib
 import json
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 
 MAX_TRIES = 3
+LOOK_S = 1.0
 READERS = 16
 
 
@@ -83,6 +86,7 @@ class Attempts:
 
     def forget(self) -> None:
         """The job is finished."""
+        storage.remove(f"{self.output_uri}/stop")
         for uri in self._files():
             storage.remove(uri)
 
@@ -101,3 +105,15 @@ class Attempts:
     def _uri(self, stage: Stage, what: str, video_ids: Sequence[str]) -> str:
         name = hashlib.sha256("\0".join(video_ids).encode()).hexdigest()[:20]
         return f"{self.output_uri}/attempts/{stage}-{what}-{name}.json"
+
+
+class StopSign:
+    """Whether the job was asked to stop, as it was at most LOOK_S ago."""
+
+    def __init__(self, attempts: Attempts | None):
+        self.attempts, self.seen, self.looked = attempts, False, -math.inf
+
+    def __call__(self) -> bool:
+        if self.attempts is not None and time.monotonic() > self.looked + LOOK_S:
+            self.seen, self.looked = self.attempts.asked_to_stop(), time.monotonic()
+        return self.seen

@@ -23,7 +23,7 @@ from catalog.errors import ErrorCode, KilledError, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
-from scoring.attempts import MAX_TRIES, Attempts
+from scoring.attempts import MAX_TRIES, Attempts, StopSign
 from scoring.fingerprints import Images, fingerprints
 from scoring.output import TALLY, Sink
 from scoring.prepare import Prepared, Request
@@ -34,7 +34,6 @@ EXAMINATION_CORE_S = "core_s"
 """among the figures of an examined video"""
 PERSISTENT: dict[str, Any] = RESTARTS | {"max_task_retries": -1}
 """Workers may be killed any number of times; a block that itself kills them ends, see ``scoring.attempts``."""
-STOP_LOOK_S = 2.0
 NOT_WRITTEN = "not_written"
 """beside the columns TALLY: why the block could not be written"""
 DECODER_CALLS = 500
@@ -205,7 +204,7 @@ class PrepareActor:
         (self.images,) = ray.get(images)
         self.fingerprint = fingerprints(self.images)
         self.limits, self.attempts = limits, attempts
-        self.looked, self.stopped = 0.0, False
+        self.stop = StopSign(attempts)
         self.child = IsolatedWorker(
             "scoring.prepare:make_prepare",
             (sampling, product, input_size, product_cache),
@@ -217,15 +216,10 @@ class PrepareActor:
         with in_hand(self.attempts, Stage.DECODE, videos["video_id"].to_pylist()) as alone:
             yield PREPARED.empty_table()
             for row in videos.to_pylist():
-                if self._asked_to_stop():
+                if self.stop():
                     return
                 row["fingerprint"] = self.fingerprint(row["video_uri"], row["product_id"])
                 yield pa.Table.from_pylist([self._alone(row) if alone else self._prepared(row)], schema=PREPARED)
-
-    def _asked_to_stop(self) -> bool:
-        if self.attempts is not None and time.monotonic() > self.looked + STOP_LOOK_S:
-            self.looked, self.stopped = time.monotonic(), self.attempts.asked_to_stop()
-        return self.stopped
 
     def _alone(self, row: dict[str, Any]) -> dict[str, Any]:
         assert self.attempts is not None
@@ -269,9 +263,10 @@ class EngageActor:
         self.mapper = EngagementMapper(for_inference(load_checkpoint(self.checkpoint)), self.device, maps)
         self.says_out_of_memory = says_out_of_memory
         self.provenance, self.save_maps, self.sample, self.attempts = provenance, save_maps, sample, attempts
+        self.stop = StopSign(attempts)
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
-        rows = prepared.to_pylist()
+        rows = [] if self.stop() else prepared.to_pylist()
         scored: dict[int, ScoreRow] = {i: ScoreRow.failed(row) for i, row in enumerate(rows) if row["error_code"]}
         healthy = [i for i in range(len(rows)) if i not in scored]
         if healthy:

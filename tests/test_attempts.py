@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+import scoring.attempts
 from catalog.errors import Broken, ErrorCode, Stage, VideoError
-from scoring.attempts import MAX_TRIES, Attempts
+from scoring.attempts import MAX_TRIES, Attempts, StopSign
 from scoring.run import Tally, check_quarantine
 
 
@@ -103,3 +104,17 @@ def test_too_many_quarantined_videos_are_the_nodes_fault():
     with pytest.raises(Broken, match=r"21 of 100 videos were quarantined.*--retry-failed"):
         check_quarantine(tally, 600)
     check_quarantine(tally, 100_000)
+
+
+def test_a_stop_is_seen_until_the_next_job_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring.attempts, "LOOK_S", 0.0)
+    attempts, stop = Attempts(str(tmp_path)), StopSign(Attempts(str(tmp_path)))
+    assert not stop()
+    attempts.ask_to_stop()
+    assert stop()
+    attempts.resumed([], frozenset())
+    assert not stop()
+    attempts.ask_to_stop()
+    attempts.forget()
+    assert not stop()
+    assert not StopSign(None)()
