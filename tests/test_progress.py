@@ -144,6 +144,10 @@ def test_the_closing_summary_fits_a_screen_whatever_failed(capsys: pytest.Captur
         "core_seconds_per_video_minute": 3.0,
         "core_seconds_per_video_minute_by_stage": dict.fromkeys(STAGES, 1.0),
         "efficiency": 0.9,
+        "gpu_seconds": 9.0,
+        "gpu_seconds_per_video_minute": 0.5,
+        "fetch_seconds_per_video_minute": 0.5,
+        "pace": [{"wall_seconds": 20.0 * k, "videos": 2400.0 * k} for k in range(1, 6)],
         "faithfulness": {
             "gains": [gain | {"what": "deletion"}, gain | {"what": "insertion"}],
             "randomised": {"stem": alike},

@@ -9,7 +9,7 @@ import json
 import time
 import zlib
 
-from tracking.names import FAITHFULNESS_RUNS, LIFT_RUNS, SCORING_RUNS, TRAINING_RUNS
+from tracking.names import COMPARE_RUNS, FAITHFULNESS_RUNS, LIFT_RUNS, SCORING_RUNS, TRAINING_RUNS
 
 VIEW = "pe-score"
 """#/experiments/ID/runs?viewStateShareKey=pe-score"""
@@ -18,6 +18,7 @@ NAMES = {
     TRAINING_RUNS: "Choose a model",
     SCORING_RUNS: "Scored catalogues",
     LIFT_RUNS: "Verdicts",
+    COMPARE_RUNS: "What moved",
     FAITHFULNESS_RUNS: "Trust in maps",
 }
 COLUMNS = {
@@ -41,6 +42,11 @@ COLUMNS = {
         "metrics": ("supported", "pe/slope", "pe/ci_low", "pe/ci_high", "lifts", "doubts"),
         "params": (),
         "tags": ("catalogue", "sales", "model_version", "git_commit"),
+    },
+    COMPARE_RUNS: {
+        "metrics": ("spearman/pe", "spearman/e", "spearman/p", "psi/pe", "psi/e", "psi/p"),
+        "params": (),
+        "tags": ("first", "second", "git_commit"),
     },
     FAITHFULNESS_RUNS: {
         "metrics": ("deletion/blur/gain_over_random", "insertion/blur/gain_over_random", "shuffled"),
