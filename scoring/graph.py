@@ -107,7 +107,7 @@ def build_graph(
         .map_batches(
             EngageActor,
             fn_constructor_args=(shared_checkpoint, maps, provenance, save_maps, sample, attempts),
-            batch_size=None,
+            batch_size=block_rows if resources.gpus_an_engage_actor else None,  # Ray asks for one where there are GPUs
             batch_format="pyarrow",
             num_cpus=resources.cpus_an_actor,
             num_gpus=resources.gpus_an_engage_actor,
@@ -146,7 +146,7 @@ def examination_graph(
     return prepared(videos, images, input_size, sampling, product, limits, resources, block_rows=1).map_batches(
         ExamineActor,
         fn_constructor_args=(checkpoints, shuffled is not None, maps, config),
-        batch_size=None,
+        batch_size=1 if resources.gpus_an_engage_actor else None,  # Ray asks for one where there are GPUs
         batch_format="pyarrow",
         num_cpus=resources.cpus_an_actor,
         num_gpus=resources.gpus_an_engage_actor,
