@@ -243,6 +243,9 @@ class NodesLostError(Exception):
         self.left = left
 
 
+ROUNDING = 1e-3
+
+
 class CapacityWatch:
     """Interrupts the work, and raises NodesLostError on leaving, when the cluster has had less than ``needed``
     (resource -> amount) for ``grace_seconds``: Ray would wait for ever to put the lost nodes' actors somewhere."""
@@ -265,7 +268,7 @@ class CapacityWatch:
                 there = ray.cluster_resources()
             except Exception:  # the head does not answer: the work will say so
                 return
-            if all(there.get(name, 0) >= amount for name, amount in self.needed.items()):
+            if all(there.get(name, 0) >= amount - ROUNDING for name, amount in self.needed.items()):
                 enough_at = time.monotonic()
             elif time.monotonic() - enough_at > self.grace_seconds:
                 self.left = there

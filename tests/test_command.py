@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from catalog.errors import Refused
-from jobs.command import StallWatch, end, parse, resolved, run_job
+from jobs.command import CapacityWatch, NodesLostError, StallWatch, end, parse, resolved, run_job
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,6 +90,20 @@ def test_a_job_that_stalls_is_ended_and_one_that_lives_is_not() -> None:
         for _ in range(5):
             watch.alive()
             time.sleep(1)
+
+
+def test_lost_nodes_interrupt_the_work_and_a_short_absence_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"CPU": 4.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: dict(there))
+    with CapacityWatch({"CPU": 4.0, "GPU": 0.0}, grace_seconds=0.5, poll_seconds=0.02):
+        there["CPU"] = 1.0
+        time.sleep(0.1)
+        there["CPU"] = 4.0
+        time.sleep(0.6)
+    with pytest.raises(NodesLostError) as lost, CapacityWatch({"CPU": 4.0}, grace_seconds=0.1, poll_seconds=0.02):
+        there["CPU"] = 1.0
+        time.sleep(30)
+    assert lost.value.left == {"CPU": 1.0}
 
 
 @pytest.mark.parametrize(
