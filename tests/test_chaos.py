@@ -15,6 +15,7 @@ def assert_all_is_well(folder: Path, expected: dict[str, str | None]) -> None:
     assert not list((folder / "night").glob("lock-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_poison_and_a_killed_driver_lose_and_double_nothing(tmp_path: Path):
     expected = write_catalogue(tmp_path, videos=40, seed=0)
