@@ -19,7 +19,8 @@ PRODUCTS = ("E", "P", "ExP")
 
 
 def mistaken_scores(videos: pd.DataFrame, maps: Iterable[tuple[str, np.ndarray]], seed: int) -> pd.DataFrame:
-    """(n,) PE with the video's own E and a P that is not its product's.
+    """(n,) PE with the video's own E and a P that is not its product's, less the pixels and seconds where its product
+    is: one that stays where it is has the same P half a video later, and catalogues show their products in like places.
 
     videos: scores with e_per_second and product_quads. maps: video id and E (S, H, W) scaled to 0..1; a video without
     one has E's mean in each second everywhere.
@@ -30,7 +31,7 @@ def mistaken_scores(videos: pd.DataFrame, maps: Iterable[tuple[str, np.ndarray]]
     def mistaken(i: int, E: np.ndarray) -> list[float]:
         own, other = masks[i], masks[(i + step) % len(masks)]
         other = np.take(other, range(len(E)), axis=0, mode="wrap")
-        return [float((E * P).mean()) for P in (np.roll(own, len(own) // 2, axis=0), other)]
+        return [float((E * (P & ~own)).mean()) for P in (np.roll(own, len(own) // 2, axis=0), other)]
 
     place = {video_id: i for i, video_id in enumerate(videos["video_id"])}
     found = {place[video_id]: mistaken(place[video_id], _on_grid(E)) for video_id, E in maps if video_id in place}

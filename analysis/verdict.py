@@ -159,8 +159,8 @@ def _doubts(found: Evidence, slope: float, supported: bool) -> list[str]:
     mistaken = found.negative_controls[found.negative_controls["score"] != "PE"]
     doubts += [
         f"A score that cannot be about the product, “{score}”, predicts the lift beside E, P and ExP (p = {p:.3f})."
-        for score, p in zip(mistaken["score"], mistaken["p"], strict=True)
-        if p < ALPHA
+        for score, estimate, p in mistaken[["score", "estimate", "p"]].itertuples(index=False)
+        if p < ALPHA and estimate * slope > 0  # the other way round: engagement elsewhere is missing on the product
     ]
     most, held = found.influential.iloc[0], found.influential["share"].max()
     if held > HALF:

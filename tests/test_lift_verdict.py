@@ -12,6 +12,11 @@ from analysis.stage_two import RECOMMENDED, ROBUST, ROW
 from analysis.verdict import Evidence, amount, verdict
 
 
+def controls(p: float, estimate: float) -> pd.DataFrame:
+    names = ["PE", "P half a video later"]
+    return pd.DataFrame({"score": names, "estimate": [9.0, estimate], "p": [0.001, p]})
+
+
 def evidence(slope: float = 30.0, se: float = 5.0, beside: float = 30.0) -> Evidence:
     """A study of 100 lifts with nothing to doubt; intervals reach two errors to either side."""
 
@@ -28,7 +33,7 @@ def evidence(slope: float = 30.0, se: float = 5.0, beside: float = 30.0) -> Evid
         average=(2.0, -1.0, 5.0),
         events=EventStudy(pd.DataFrame(), 1.0, 0.5, 100, 3.0),
         rivals=pd.DataFrame(rivals, columns=names),
-        negative_controls=pd.DataFrame({"score": ["PE", "P half a video later"], "p": [0.001, 0.4]}),
+        negative_controls=controls(p=0.4, estimate=5.0),
         specification_curve=pd.DataFrame({"ci_low": [1.0] * 9 + [-1.0]}),
         influential=pd.DataFrame({"video_id": ["a", "b"], "slope_without": [25.0, 29.0], "share": [0.1, 0.2]}),
         out_of_sample=pd.DataFrame({"model": ["Huber"], "columns": ["PE"], "srcc": [0.6]}),
@@ -76,7 +81,7 @@ def test_a_negative_slope_is_said_and_not_supported():
     [
         ({"events": EventStudy(pd.DataFrame(), 9.0, 0.001, 100, 3.0)}, "drifted away from their controls"),
         (
-            {"negative_controls": pd.DataFrame({"score": ["PE", "P half a video later"], "p": [0.001, 0.01]})},
+            {"negative_controls": controls(p=0.01, estimate=5.0)},
             "“P half a video later”, predicts the lift",
         ),
         ({"specification_curve": pd.DataFrame({"ci_low": [1.0, -1.0]})}, "Only 50% of 2 reasonable ways"),
@@ -111,3 +116,8 @@ def test_a_pe_that_stands_in_for_its_parts_is_doubted():
 )
 def test_amounts_have_three_figures(value: float, text: str):
     assert amount(value) == text
+
+
+def test_a_mistaken_score_that_goes_the_other_way_is_no_doubt() -> None:
+    against = dataclasses.replace(evidence(), negative_controls=controls(p=0.01, estimate=-5.0))
+    assert verdict(against).doubts == verdict(evidence()).doubts
