@@ -77,6 +77,7 @@ def test_a_plan_that_makes_no_sense_is_refused(catalogue: Catalogue, settings: d
         )
 
 
+@pytest.mark.slow
 def test_the_newest_videos_can_be_read_while_the_job_runs(catalogue: Catalogue):
     many = pq.read_table(catalogue.folder / "many.parquet")
     first = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -43,6 +43,7 @@ def test_pages_and_figures_go_to_an_object_store(remote_scores: str):
     assert names_in(out) == ["report.html", "runs.html", "two.html"]
 
 
+@pytest.mark.slow
 def test_overlays_go_to_an_object_store_and_are_not_drawn_again(remote_scores: str, capsys):
     out = remote_scores.replace("scored", "overlays")
     done = run_overlay("--scores", remote_scores, "--output", out)

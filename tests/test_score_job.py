@@ -261,6 +261,7 @@ def test_same_command_again_computes_nothing_and_repaired_files_are_retried(
     assert_summary_adds_up(output)
 
 
+@pytest.mark.slow
 def test_a_later_run_scores_only_what_has_changed_since(catalogue: Catalogue, scored: subprocess.CompletedProcess):
     before = rows_of(catalogue.folder / "mixed")
     write_clip(catalogue.folder / "text.mp4", 2)
@@ -295,6 +296,7 @@ def small_disk(catalogue: Catalogue) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_job_with_a_word_and_the_same_command_goes_on(catalogue: Catalogue, small_disk: Path):
     command = [*catalogue.flags("full", "many"), "--max-seconds", "1", "--limit", "16"]
     broke = catalogue.score(*command)

@@ -224,7 +224,7 @@ def _print_resources(plan: Plan, resources: Resources, cluster: Mapping[str, flo
 def print_summary(output: OutputFolder, summary: dict) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary["videos"].items() if n)
     console.print(
-        f"\n{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s, "
+        f"{summary['rows']} videos: {counts}; this run took {summary['wall_seconds']:.0f} s, "
         f"{summary['videos_per_hour']:,.0f} videos an hour"
     )
     if summary["core_seconds_per_video_minute"] is not None:
@@ -235,9 +235,9 @@ def print_summary(output: OutputFolder, summary: dict) -> None:
             f"cost: {summary['core_seconds_per_video_minute']:.2f} core-seconds a minute of video ({stages}); "
             f"{summary['video_minutes']:.1f} minutes of video; efficiency {summary['efficiency']:.2f}"
         )
-        if summary["gpu_seconds"]:
-            console.print(f"and {summary['gpu_seconds_per_video_minute']:.2f} GPU-seconds a minute of video")
-        console.print(f"waiting for storage: {summary['fetch_seconds_per_video_minute']:.2f} s a minute of video")
+        gpu = f"{summary['gpu_seconds_per_video_minute']:.2f} GPU-seconds and " if summary["gpu_seconds"] else ""
+        waited = summary["fetch_seconds_per_video_minute"]
+        console.print(f"and {gpu}{waited:.2f} s of waiting for storage a minute of video")
     if len(summary["pace"]) > 1:
         by_fifth = ", ".join(f"{rate:,.0f}" for rate in hourly(summary["pace"], summary["wall_seconds"]))
         console.print(f"pace by fifth of the run: {by_fifth} videos an hour")
@@ -249,7 +249,7 @@ def print_summary(output: OutputFolder, summary: dict) -> None:
         said = f"failed, {code}: {n}{f', such as {example}' if example else ''}"
         console.print(textwrap.shorten(said, SHOWN_CHARACTERS, placeholder=" ..."))
     if others := by_count[SHOWN_ERRORS:]:
-        console.print(f"failed otherwise: {', '.join(f'{code} {n}' for code, n in others)}; see run.json or the report")
+        console.print(f"failed otherwise: {', '.join(f'{code} {n}' for code, n in others)}")
     console.print(f"scores: {output.uri}/scores    summary: {output.uri}/run.json")
     if summary["errors"]:
         console.print("to try the failed videos again, run the same command with --retry-failed")
