@@ -58,7 +58,7 @@ def wait_for(head: RayHead, wanted: list[str], seconds: float) -> list[str]:
     return found
 
 
-@pytest.mark.xfail(reason="the fake nodes' work is done before the autoscaler asks for more", strict=True)
+@pytest.mark.xfail(reason="CPU nodes did not come for pending work; why is not known yet", strict=True)
 def test_cpu_nodes_come_with_the_work_and_go_when_it_is_done(tmp_path: Path):
     catalogue = make_catalogue(tmp_path)
     with ray_head(num_cpus=0, autoscaling=small_cluster()) as head:
