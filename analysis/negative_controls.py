@@ -25,7 +25,10 @@ def mistaken_scores(videos: pd.DataFrame, maps: Iterable[tuple[str, np.ndarray]]
     videos: scores with e_per_second and product_quads. maps: video id and E (S, H, W) scaled to 0..1; a video without
     one has E's mean in each second everywhere.
     """
-    masks = [_mask(quads) for quads in videos["product_quads"]]
+    masks = [
+        rasterised([np.reshape(() if quads is None else quads, (-1, 4, 2)) for quads in seconds], GRID, GRID)
+        for seconds in videos["product_quads"]
+    ]
     step = 1 + int(np.random.default_rng(seed).integers(len(videos) - 1))
 
     def mistaken(i: int, E: np.ndarray) -> list[float]:
@@ -39,10 +42,6 @@ def mistaken_scores(videos: pd.DataFrame, maps: Iterable[tuple[str, np.ndarray]]
         if i not in found:
             found[i] = mistaken(i, np.asarray(seconds, float)[:, None, None])
     return pd.DataFrame([found[i] for i in range(len(masks))], columns=[SHIFTED, OTHER])
-
-
-def _mask(quads: np.ndarray) -> np.ndarray:
-    return rasterised([None if quad is None else np.asarray(quad) for quad in quads], GRID, GRID)
 
 
 def _on_grid(E: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def made_map(seconds: int) -> SavedMap:
     random = np.random.default_rng(0)
     noise = np.stack([cv2.GaussianBlur(random.random((112, 112)), (0, 0), 6) for _ in range(seconds)])
     scaled = (noise - noise.min()) / np.ptp(noise)
-    quad = np.array([[0.3, 0.3], [0.6, 0.35], [0.6, 0.6], [0.3, 0.6]])
+    quad = np.array([[[0.3, 0.3], [0.6, 0.35], [0.6, 0.6], [0.3, 0.6]]])
     return SavedMap((scaled * 255).astype(np.uint8), [quad + 0.01 * k for k in range(seconds)], 1.0)
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from benchmarks.composites import SWEEPS, Composite, Pose, composites, packaging, recoloured, retitled
+from benchmarks.composites import SWEEPS, Composite, Pose, composites, packaging, placed, recoloured, retitled
 from benchmarks.labelled_videos import DATA, Case, frames_of, iou, made_up_cases, real_cases, short_form_videos
 from benchmarks.practitioner import PlainProduct, sampled
 from benchmarks.product_map_tables import HIT_IOU, Counts, Results, print_calibration, print_costs, print_results
@@ -33,7 +33,7 @@ from scoring.product import ProductIndex, Search, View
 from scoring.settings import ProductConfig
 
 TIMEOUT_S = 7200.0
-PARTS = ("composites", "look-alikes", "made-up videos", "real videos", "absent", "costs")
+PARTS = ("composites", "copies", "look-alikes", "made-up videos", "real videos", "absent", "costs")
 PRODUCTS = 20
 FRAMES = 40
 """a row of composites"""
@@ -107,6 +107,19 @@ def measure_composites(results: Results, fronts: dict[int, np.ndarray], views: d
                 if number % 3 == 0:
                     hits, core_s = plainly_found([made.frame], plain[made.product])
                     results.by_pose[sweep, pose, "plain SIFT"] += Counts(1, hits, core_s=core_s)
+
+
+def measure_copies(results: Results, fronts: dict[int, np.ndarray], views: dict[int, list[View]], quick: bool):
+    """The product twice in a frame; the first goes through noise and JPEG twice."""
+    behind = backgrounds()
+    for share in (0.02, 0.05, 0.10):
+        pose = Pose(share=share)
+        for one in composites(SEED + 2, pose, fronts, behind, 10 if quick else FRAMES):
+            rng, other = np.random.default_rng(round(1e6 * one.quad.sum())), one
+            while iou(one.quad, other.quad) > 0:
+                other = placed(one.frame, fronts[one.product], one.product, pose, rng)
+            found, _, _ = searched([gray(other)], views[one.product], ProductConfig(), [small(other)])
+            results.copies[share].add_copies(found[0], [one.quad, other.quad])
 
 
 def measure_look_alikes(results: Results, fronts: dict[int, np.ndarray], views: dict[int, list[View]], quick: bool):
@@ -202,6 +215,8 @@ def measured(arguments: tuple[bool, Sequence[str]]) -> Results:
     fronts, views = {p: front for p, (front, _) in made.items()}, {p: views for p, (_, views) in made.items()}
     if "composites" in parts:
         measure_composites(results, fronts, views, quick)
+    if "copies" in parts:
+        measure_copies(results, fronts, views, quick)
     if "look-alikes" in parts:
         measure_look_alikes(results, fronts, views, quick)
     if "made-up videos" in parts:

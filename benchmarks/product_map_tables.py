@@ -26,7 +26,7 @@ class Counts:
     hits: int = 0
     """found where the product is"""
     false: int = 0
-    """found elsewhere, or where it is not at all"""
+    """found elsewhere, once more, or where it is not at all"""
     ious: list[float] = field(default_factory=list)
     core_s: float = 0.0
 
@@ -37,8 +37,19 @@ class Counts:
             overlap = 0.0 if detection is None or quad is None else iou(detection.outline, quad)
             self.hits += overlap >= HIT_IOU
             self.false += detection is not None and overlap < HIT_IOU
+            self.false += 0 if detection is None else len(detection.copies)
             if overlap >= HIT_IOU:
                 self.ious.append(overlap)
+
+    def add_copies(self, detection: Detection | None, quads: Sequence[np.ndarray]) -> None:
+        """One frame that shows the product several times; ``frames`` counts what there is to find."""
+        found = detection.everywhere if detection else []
+        overlaps = [max((iou(one.outline, quad) for one in found), default=0.0) for quad in quads]
+        right = [overlap for overlap in overlaps if overlap >= HIT_IOU]
+        self.frames += len(quads)
+        self.hits += len(right)
+        self.false += len(found) - len(right)
+        self.ious += right
 
     @property
     def ms(self) -> float:
@@ -61,6 +72,8 @@ class Results:
     look_alikes: dict[str, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
     videos: dict[tuple[str, str], Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
     """keys: group, way"""
+    copies: dict[float, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
+    """key: share of the frame of each"""
     absent: Counts = field(default_factory=Counts)
     rejections: collections.Counter[str] = field(default_factory=collections.Counter)
     prepare: dict[tuple[str, str], float] = field(default_factory=lambda: collections.defaultdict(float))
@@ -118,6 +131,11 @@ def print_results(console: Console, results: Results) -> None:
         console.print(_table_of_videos(results))
     if results.absent.frames:
         console.print(f"other products in short-form videos: {results.absent.false} false of {results.absent.frames} s")
+    for share, counts in results.copies.items():
+        console.print(
+            f"two of the product in one frame, each {share:g} of it: {counts.hits} of {counts.frames} found, "
+            f"{counts.false} false, median IoU {np.median(counts.ious or np.nan):.3f}"
+        )
     for kind, counts in results.look_alikes.items():
         console.print(f"look-alikes, {kind}: taken for the product in {counts.false} of {counts.frames}")
     if results.rejections:

@@ -98,13 +98,14 @@ SCORES = pa.schema(
         _column(
             "product_quads",
             _QUADS,
-            "per second the product's corners x1,y1,...,x4,y4 in fractions of the upright frame; null: not found",
+            "per second the product's corners x1,y1,...,x4,y4 in fractions of the upright frame, then those of its"
+            " copies in the same frame, 8 numbers each; null: not found",
         ),
-        _column("product_inliers", pa.list_(pa.int32()), "per second the matches behind the quad"),
+        _column("product_inliers", pa.list_(pa.int32()), "per second the matches behind the first quad"),
         _column(
             "product_probability",
             _PER_SECOND,
-            "per second that the quad is the product and no look-alike, by that second alone; 0 without a quad,"
+            "per second that the first quad is the product and no look-alike, by that second alone; 0 without a quad,"
             " null with --product-method hull",
         ),
         _column("predicted_engagement", pa.float64(), "the model's output"),

@@ -6,7 +6,7 @@ Kernel code: imports neither Ray nor MLflow.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -80,17 +80,16 @@ def min_max_scaled(E: np.ndarray) -> np.ndarray:
     return ((E - low) / (high - low)).astype(np.float32)
 
 
-def rasterised(outlines: Sequence[np.ndarray | None], height: int, width: int) -> np.ndarray:
-    """P on E's grid: a cell is product where the outline covers at least half of it.
+def rasterised(outlines: Sequence[Iterable[np.ndarray]], height: int, width: int) -> np.ndarray:
+    """P on E's grid: a cell is product where the product covers at least half of it.
 
-    outlines: a second each, (K, 2) x, y in fractions of the upright frame (parts beyond 0..1 are cut off), or
-    None for a second without the product -> bool (S, height, width).
+    outlines: a second each, a polygon (K, 2) for every copy of the product that is seen: x, y in fractions of the
+    upright frame, parts beyond 0..1 are cut off -> bool (S, height, width).
     """
     grid = np.zeros((len(outlines), height, width), dtype=bool)
-    for second, outline in enumerate(outlines):
-        if outline is not None:
-            corners = np.asarray(outline, dtype=np.float64).reshape(-1, 2) * (width, height)
-            grid[second] = covered_share(corners, height, width) >= 0.5 - 1e-6
+    for second, polygons in enumerate(outlines):
+        covered = sum(covered_share(polygon * np.array((width, height)), height, width) for polygon in polygons)
+        grid[second] = covered >= 0.5 - 1e-6
     return grid
 
 

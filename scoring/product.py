@@ -42,6 +42,8 @@ COLOURS_PX = 112
 THUMBNAIL_PX = 48
 SAME_LEVELS = 3
 """grey levels by which thumbnails of the same picture may differ anywhere"""
+MAX_COPIES = 8
+"""of a product in one frame"""
 
 __all__ = ["Detection", "ProductIndex", "Search", "View", "locate", "view_of"]
 
@@ -58,6 +60,13 @@ class Detection:
     """matches behind it"""
     probability: float | None
     """that it is the product and no look-alike; None with the method hull"""
+    copies: tuple["Detection", ...] = ()
+    """the product elsewhere in the same frame"""
+
+    @property
+    def everywhere(self) -> list["Detection"]:
+        """This one, and the copies."""
+        return [self, *self.copies]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +89,8 @@ def locate(
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
     ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small, squashed or not;
     without them, products of the same print in other colours are taken for one another. Returns one entry a frame, in
-    order: a Detection, or None where it was not found. Of several copies in a frame the one with most matches is found.
+    order: a Detection, or None where it was not found; of several copies in a frame that with most matches, and with it
+    the others.
     """
     return Search(frames, config, colours).locate(product)
 
@@ -103,7 +113,7 @@ class Search:
             before = self.frames[-1] if self.frames else None
             self.frames.append(before if before is not None and before.looks_like(frame) else frame)
         self.rejections: collections.Counter[str] = collections.Counter()
-        """how often which reason kept a frame and a view apart, see ``scoring.pose.Rejection``"""
+        """how many looks of a frame at a view ended for which reason, see ``scoring.pose.Rejection``"""
 
     def locate(self, product: Sequence[View]) -> list[Detection | None]:
         """As the function of this name."""
@@ -113,9 +123,13 @@ class Search:
         if not any(sightings):
             mirrored = [view.mirrored for view in product]
             if any(self._sightings(mirrored, self.frames[::MIRROR_EVERY])):
-                sightings = self._sightings(mirrored, self.frames)
+                product, sightings = mirrored, self._sightings(mirrored, self.frames)
         self._beside(sightings)
-        return [s and _detection(s, frame) for s, frame in zip(self._voted(sightings), self.frames, strict=True)]
+        found: dict[int, Detection] = {}  # seconds of one frame share their sighting
+        for sighting, frame in zip(voted := self._voted(sightings), self.frames, strict=True):
+            if sighting is not None and id(sighting) not in found:
+                found[id(sighting)] = _detections([sighting, *self._copies(frame, product, sighting)], frame)
+        return [sighting and found[id(sighting)] for sighting in voted]
 
     def _sightings(self, product: Sequence[View], frames: Sequence["_Frame"]) -> list[_Sighting | None]:
         """Every frame on its own."""
@@ -124,9 +138,32 @@ class Search:
             if k > 0 and frame is frames[k - 1]:
                 found.append(found[-1])
             else:
-                seen = [s for view in product if (s := self._sought(frame, view)) is not None]
-                found.append(max(seen, key=lambda s: s.inliers, default=None))
+                found.append(self._best(self._sought(frame, view, frame.features) for view in product))
         return found
+
+    def _best(self, looks: Iterable[_Sighting | Rejection]) -> _Sighting | None:
+        """That with most matches; the others' reasons are counted."""
+        seen = []
+        for look in looks:
+            if isinstance(look, Rejection):
+                self.rejections[look] += 1
+            else:
+                seen.append(look)
+        return max(seen, key=lambda sighting: sighting.inliers, default=None)
+
+    def _copies(self, frame: "_Frame", product: Sequence[View], first: _Sighting) -> list[_Sighting]:
+        """More of the product in a frame that shows it: where those found are not, and sure, as one of them has no
+        neighbouring second to speak for it."""
+        found, left = [first], frame.features
+        while len(found) < MAX_COPIES:
+            left = left.outside(projected(found[-1].view.outline, np.linalg.inv(frame.to_full) @ found[-1].homography))
+            looks = [self._sought(frame, view, left, SURE) for view in product]
+            sightings = [look for look in looks if not isinstance(look, Rejection)]
+            copy = max(sightings, key=lambda sighting: sighting.inliers, default=None)
+            if copy is None or any(_overlap(copy, other) for other in found):
+                break
+            found.append(copy)
+        return found[1:]
 
     def _beside(self, sightings: list[_Sighting | None]) -> None:
         """A second without the product is looked at again where it was the second before or after."""
@@ -136,7 +173,10 @@ class Search:
             if sightings[k] is None and neighbour is not None:
                 least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
                 guess = self.frames[k], neighbour.view, neighbour.homography, least
-                sightings[k] = self._looked_closely(*guess) or self._looked_closely(*guess, doubled=True)
+                look = self._looked_closely(*guess)
+                if isinstance(look, Rejection):
+                    look = self._looked_closely(*guess, doubled=True)
+                sightings[k] = self._best([look])
 
     def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
         """Without the seconds that stand alone and are not sure."""
@@ -152,43 +192,43 @@ class Search:
             voted.append(sighting)
         return voted
 
-    def _sought(self, frame: "_Frame", view: View) -> _Sighting | None:
+    def _sought(
+        self, frame: "_Frame", view: View, features: Features, least: float | None = None
+    ) -> _Sighting | Rejection:
         """Coarse to fine: the whole frame first, which decides most; where it leaves the matter open, a closer look
-        where its matches point."""
-        first = fit(frame.features, view, self.config.match_ratio, self.config.min_inliers)
+        where its matches point. features: of the coarse frame. least: probability; the configured one by default."""
+        first = fit(features, view, self.config.match_ratio, self.config.min_inliers)
         if first.homography is None:
-            self.rejections[Rejection.FEW_MATCHES] += 1
-            return None
+            return Rejection.FEW_MATCHES
         guess = frame.to_full @ first.homography
-        least = self.config.min_probability
+        if least is None:
+            least = self.config.min_probability
         if first.inliers >= CONFIDENT_INLIERS:
-            sighting = self._checked(frame, view, guess, first.inliers, least)
-            if sighting is not None:
-                return sighting
+            look = self._checked(frame, view, guess, first.inliers, least)
+            if isinstance(look, _Sighting):
+                return look
         return self._looked_closely(frame, view, guess, least)
 
     def _looked_closely(
         self, frame: "_Frame", view: View, guess: np.ndarray, least: float, doubled: bool = False
-    ) -> _Sighting | None:
+    ) -> _Sighting | Rejection:
         """Look where ``guess`` has the product, in a picture that shows it straight from the front.
 
         doubled: with the finest features too, which print behind glare or an overlay still has.
         """
         rectified = _rectified(frame, view, guess)
         if rectified is None:
-            self.rejections[Rejection.AREA] += 1
-            return None
+            return Rejection.AREA
         picture, to_frame = rectified
         features = root_sift(picture, doubled=doubled, most=CLOSE_LOOK_FEATURES)
         second = fit(features, view, self.config.match_ratio, self.config.min_inliers)
         if second.homography is None or second.rejection is not None:
-            self.rejections[second.rejection or Rejection.NO_HOMOGRAPHY] += 1
-            return None
+            return second.rejection or Rejection.NO_HOMOGRAPHY
         return self._checked(frame, view, to_frame @ second.homography, second.inliers, least)
 
     def _checked(
         self, frame: "_Frame", view: View, homography: np.ndarray, inliers: int, least: float
-    ) -> _Sighting | None:
+    ) -> _Sighting | Rejection:
         """A sighting, unless it cannot be or is the product with less than this probability."""
         rejection = implausible(homography, view)
         if rejection is None and out_of_size(projected(view.corners, homography), frame.gray.shape):
@@ -199,10 +239,7 @@ class Search:
         size = frame.gray.shape[::-1]
         if rejection is None and frame.colours is not None and recoloured(frame.colours, view, homography, size):
             rejection = Rejection.OTHER_COLOURS
-        if rejection is not None:
-            self.rejections[rejection] += 1
-            return None
-        return _Sighting(view, homography, inliers, probability)
+        return rejection or _Sighting(view, homography, inliers, probability)
 
     def _hull(self, frame: "_Frame", product: Sequence[View]) -> Detection | None:
         hulls = [hull_of_matches(frame.features, view) for view in product]
@@ -268,8 +305,24 @@ def _rectified(frame: _Frame, view: View, homography: np.ndarray) -> tuple[np.nd
     return picture, to_frame
 
 
-def _detection(sighting: _Sighting, frame: _Frame) -> Detection:
-    outline, quad = (
-        projected(points, sighting.homography) for points in (sighting.view.outline, sighting.view.corners)
+def _overlap(a: _Sighting, b: _Sighting) -> bool:
+    """Does the centre of one lie within the other?"""
+    quads = [projected(s.view.corners, s.homography) for s in (a, b)]
+    return any(
+        cv2.pointPolygonTest(quad, other.mean(axis=0).tolist(), False) >= 0
+        for quad, other in itertools.permutations(quads)
     )
-    return Detection(outline / frame.size, quad / frame.size, sighting.inliers, sighting.probability)
+
+
+def _detections(sightings: Sequence[_Sighting], frame: _Frame) -> Detection:
+    """The first of them, the others as its copies."""
+    first, *copies = [
+        Detection(
+            projected(s.view.outline, s.homography) / frame.size,
+            projected(s.view.corners, s.homography) / frame.size,
+            s.inliers,
+            s.probability,
+        )
+        for s in sightings
+    ]
+    return dataclasses.replace(first, copies=tuple(copies))

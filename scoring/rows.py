@@ -26,7 +26,7 @@ PREPARED = pa.schema(
         ("fingerprint", pa.string()),
         *[(name, SCORES.field(name).type) for name in _MEDIA],
         ("clip", pa.large_binary()),  # uint8 (S, size, size, 3), C order
-        ("outlines", pa.list_(pa.list_(pa.float32()))),  # per second x1,y1,x2,y2,... or null
+        ("outlines", pa.list_(pa.list_(pa.list_(pa.float32())))),  # per second and copy x1,y1,x2,y2,...
         ("rejections", pa.map_(pa.string(), pa.int64())),  # scoring.pose.Rejection -> how often
         ("core_s", pa.struct([(stage, pa.float64()) for stage in STAGES])),
         ("fetch_s", pa.float64()),  # wall time until the video was here
@@ -54,11 +54,11 @@ def prepared_row(video: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
         "height": prepared.height,
         "duration_s": prepared.duration_s,
         "codec": prepared.codec,
-        "product_quads": found and [d and d.quad.ravel().tolist() for d in found],
+        "product_quads": found and [d and np.ravel([one.quad for one in d.everywhere]).tolist() for d in found],
         "product_inliers": found and [d.inliers if d else 0 for d in found],
         "product_probability": found and [d.probability if d else 0.0 for d in found],
         "clip": prepared.clip.tobytes(),
-        "outlines": found and [d and d.outline.ravel().tolist() for d in found],
+        "outlines": found and [[one.outline.ravel().tolist() for one in d.everywhere] if d else [] for d in found],
         "rejections": prepared.rejections,
         "core_s": prepared.core_seconds,
         "fetch_s": prepared.fetch_s,
@@ -136,7 +136,7 @@ def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: b
     if row["outlines"] is None:
         status = Status.NO_PRODUCT
     else:
-        status = Status.OK if any(outline is not None for outline in row["outlines"]) else Status.NOT_LOCALISED
+        status = Status.OK if any(row["outlines"]) else Status.NOT_LOCALISED
     columns = {name: row[name] for name in ("video_id", "product_id", "fingerprint", *_MEDIA)}
     columns |= dataclasses.asdict(scores) | {"status": str(status), "predicted_engagement": engagement}
     map_row = _map_row(row, E) if with_map else None
@@ -145,8 +145,10 @@ def score_row(row: dict[str, Any], E: np.ndarray, engagement: float, with_map: b
 
 def product_map(row: dict[str, Any], size: int) -> np.ndarray | None:
     """P on E's grid, bool (S, size, size), of a row of PREPARED; None where the video has no product."""
-    outlines: list[list[float] | None] | None = row["outlines"]
-    return None if outlines is None else rasterised(_polygons(outlines), size, size)
+    outlines: list[list[list[float]]] | None = row["outlines"]
+    if outlines is None:
+        return None
+    return rasterised([[np.reshape(polygon, (-1, 2)) for polygon in second] for second in outlines], size, size)
 
 
 def _map_row(row: dict[str, Any], E: np.ndarray) -> dict[str, Any]:
@@ -162,10 +164,6 @@ def _map_row(row: dict[str, Any], E: np.ndarray) -> dict[str, Any]:
         "width": E.shape[2],
         "product_quads": row["product_quads"],
     }
-
-
-def _polygons(outlines: list[list[float] | None]) -> list[np.ndarray | None]:
-    return [None if o is None else np.asarray(o).reshape(-1, 2) for o in outlines]
 
 
 def _known(core_s: dict[str, float | None] | None) -> dict[str, float]:

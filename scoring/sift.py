@@ -42,6 +42,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.points)
 
+    def outside(self, outline: np.ndarray) -> "Features":
+        """Those that are not on a polygon (K, 2)."""
+        out = [cv2.pointPolygonTest(outline, point, False) < 0 for point in self.points.tolist()]
+        return Features(self.points[out], self.sizes[out], self.angles[out], self.descriptors[out])
+
     def mirrored(self, last_column: int) -> "Features":
         """Those of the image mirrored left to right, whose last column has this number; nothing is computed anew."""
         points = np.column_stack([last_column - self.points[:, 0], self.points[:, 1]]).astype(np.float32)

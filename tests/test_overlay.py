@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from jobs.overlay import OverlayConfig, main
 from scoring.output import OutputFolder
 from scoring.settings import VideoLimits
 from tests.test_report import failed, no_product, ok, write_scores
-from views.maps import SavedMap
+from views.maps import SavedMap, in_step, quads_of
 from views.names import file_stem
 from views.overlay import Overlay, bar_height
 from views.overlay_graph import TO_DRAW, DrawActor
@@ -42,8 +43,10 @@ def spot(cells: list[tuple[int, int]], grid: int = GRID) -> np.ndarray:
     return levels
 
 
-def saved(levels: np.ndarray, quads: list[np.ndarray | None] | None = None, rate: float = 1.0) -> SavedMap:
-    return SavedMap(levels, quads or [None] * len(levels), rate)
+def saved(levels: np.ndarray, quads: Sequence[np.ndarray | None] | None = None, rate: float = 1.0) -> SavedMap:
+    """quads: (4, 2), or (N, 4, 2) of several copies."""
+    flat = [None if quad is None else quad.ravel().tolist() for quad in quads or [None] * len(levels)]
+    return SavedMap(levels, in_step(quads_of(flat, len(levels))), rate)
 
 
 def overlay(of: SavedMap, values: list[float] | None = None) -> Overlay:
@@ -119,9 +122,17 @@ def test_samples_lie_as_far_apart_as_they_were_taken(rate: float, time: float):
 
 def test_the_outline_moves_between_two_sightings_and_ends_half_way_to_none():
     moved = saved(spot([(0, 0)] * 3), [QUAD, QUAD + 0.2, None])
-    assert np.allclose(moved.quad_at(0.5), QUAD + 0.1)
-    assert np.allclose(moved.quad_at(1.4), QUAD + 0.2)
-    assert moved.quad_at(1.6) is None
+    assert np.allclose(moved.quads_at(0.5), [QUAD + 0.1])
+    assert np.allclose(moved.quads_at(1.4), [QUAD + 0.2])
+    assert len(moved.quads_at(1.6)) == 0
+
+
+def test_copies_move_each_on_its_own_line_whichever_was_found_first():
+    left, right = QUAD / 2, QUAD / 2 + (0.5, 0)
+    moved = saved(spot([(0, 0)] * 3), [np.stack([left, right]), np.stack([right + 0.1, left]), right + 0.1])
+    assert np.allclose(moved.quads_at(0.5), [left, right + 0.05])
+    assert np.allclose(moved.quads_at(1.4), [left, right + 0.1])
+    assert np.allclose(moved.quads_at(1.6), [right + 0.1])
 
 
 @pytest.mark.parametrize("size", [(280, 560), (560, 280), (202, 402)])

@@ -129,13 +129,13 @@ def test_a_rectangle_along_cell_edges_fills_exactly_those_cells():
     expected = np.zeros((112, 112), bool)
     expected[28:56, 14:84] = True
     quad = np.array([[14, 28], [84, 28], [84, 56], [14, 56]]) / 112
-    np.testing.assert_array_equal(rasterised([quad], 112, 112)[0], expected)
+    np.testing.assert_array_equal(rasterised([[quad]], 112, 112)[0], expected)
 
 
 def test_the_whole_frame_and_all_beyond_it_fill_the_grid():
     whole = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)
     huge = (whole - 0.5) * 1e9
-    assert rasterised([whole, huge], 7, 5).all()
+    assert rasterised([[whole], [huge]], 7, 5).all()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_cell_is_product_where_at_least_half_of_it_is_covered(covered: float, 
     for along in (0, 1):
         corners = np.array([[2, 3], [2 + covered, 3], [2 + covered, 4], [2, 4]], np.float64)
         quad = corners / 8 if along == 0 else corners[:, ::-1] / 8
-        cell = rasterised([quad], 8, 8)[0]
+        cell = rasterised([[quad]], 8, 8)[0]
         assert bool(cell[3, 2] if along == 0 else cell[2, 3]) is is_product
         assert cell.sum() == int(is_product)
 
@@ -174,44 +174,54 @@ def test_area_on_the_grid_is_the_outlines_area_inside_the_frame(
     for height, width in ((112, 112), (64, 180), (7, 5)):
         covered = covered_share(quad * (width, height), height, width)
         assert covered.mean() == pytest.approx(exact, abs=1e-12)
-        np.testing.assert_array_equal(rasterised([quad], height, width)[0], covered >= 0.5 - 1e-6)
+        np.testing.assert_array_equal(rasterised([[quad]], height, width)[0], covered >= 0.5 - 1e-6)
     # whole cells instead of shares of them: nearly the same
-    assert rasterised([quad], 112, 112).mean() == pytest.approx(exact, abs=0.0025)
+    assert rasterised([[quad]], 112, 112).mean() == pytest.approx(exact, abs=0.0025)
 
 
 def test_outlines_are_x_then_y_on_a_grid_of_rows_then_columns():
     quad = np.array([[0.5, 0], [1, 0], [1, 0.25], [0.5, 0.25]])
     expected = np.zeros((4, 6), bool)
     expected[0, 3:] = True
-    np.testing.assert_array_equal(rasterised([quad], 4, 6)[0], expected)
+    np.testing.assert_array_equal(rasterised([[quad]], 4, 6)[0], expected)
 
 
 def test_winding_direction_and_first_corner_do_not_matter():
     quad = turned((0.45, 0.55), (0.37, 0.21), 33)
-    wanted = rasterised([quad], 112, 112)
-    for same in (quad[::-1], np.roll(quad, 1, axis=0), np.roll(quad[::-1], 2, axis=0), quad.ravel()):
-        np.testing.assert_array_equal(rasterised([same], 112, 112), wanted)
+    wanted = rasterised([[quad]], 112, 112)
+    for same in (quad[::-1], np.roll(quad, 1, axis=0), np.roll(quad[::-1], 2, axis=0)):
+        np.testing.assert_array_equal(rasterised([[same]], 112, 112), wanted)
 
 
 def test_outlines_of_more_than_four_corners_are_filled():
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     circle = 0.5 + 0.3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert rasterised([circle], 112, 112).mean() == pytest.approx(shoelace(circle), abs=0.002)
+    assert rasterised([[circle]], 112, 112).mean() == pytest.approx(shoelace(circle), abs=0.002)
 
 
 def test_a_quad_smaller_than_a_cell_covers_no_more_than_its_cell():
     tiny = turned((0.505, 0.505), (0.001, 0.001), 20)
-    assert not rasterised([tiny], 112, 112).any()
+    assert not rasterised([[tiny]], 112, 112).any()
     cell_and_a_half = turned(((56 + 0.5) / 112, (56 + 0.5) / 112), (1.5 / 112, 1.5 / 112), 0)
-    assert rasterised([cell_and_a_half], 112, 112).sum() == 1
+    assert rasterised([[cell_and_a_half]], 112, 112).sum() == 1
 
 
 def test_seconds_without_the_product_are_all_zero_and_stay_in_place():
     quad = turned((0.5, 0.5), (0.4, 0.3), 0)
-    product = rasterised([None, quad, None, None, quad], 16, 16)
+    product = rasterised([[], [quad], [], [], [quad]], 16, 16)
     assert product.shape == (5, 16, 16)
     assert product.dtype == bool
     assert product.any(axis=(1, 2)).tolist() == [False, True, False, False, True]
+
+
+def test_copies_in_one_second_are_all_product():
+    left, right = turned((0.25, 0.5), (0.3, 0.3), 10), turned((0.75, 0.5), (0.3, 0.3), -20)
+    both = rasterised([[left, right]], 32, 32)
+    np.testing.assert_array_equal(both, rasterised([[left]], 32, 32) | rasterised([[right]], 32, 32))
+    # side by side within one column of cells, each covers less than half of it and both together all of it
+    halves = [np.array([[x, 0], [x + 1 / 8, 0], [x + 1 / 8, 1], [x, 1]]) for x in (0.5, 0.625)]
+    assert not rasterised([[halves[0] - (0.01, 0)]], 4, 4)[0, :, 2].any()
+    assert rasterised([halves], 4, 4)[0, :, 2].all()
 
 
 def test_a_video_without_seconds_gives_an_empty_map():

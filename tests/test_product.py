@@ -187,6 +187,23 @@ def test_a_second_that_looks_like_the_one_before_is_searched_once(product: list[
     np.testing.assert_allclose((third.quad - first.quad)[:, 0] * 480, 2, atol=0.5)
 
 
+def test_every_copy_in_a_frame_is_found_and_nothing_twice(product: list[View]):
+    places = [(0.05, 0.1, 0.4, 0.1, 0.4, 0.4, 0.05, 0.4), (0.5, 0.05, 0.95, 0.1, 0.93, 0.5, 0.52, 0.45),
+              (0.3, 0.55, 0.7, 0.55, 0.7, 0.9, 0.3, 0.9)]  # fmt: skip
+    one = two = three = scene()
+    one = placed(one, CARD, quad_in(one, *places[0]))
+    two = placed(one, CARD, quad_in(one, *places[1]))
+    three = placed(two, CARD, quad_in(two, *places[2]))
+    frames = [three, one, scene(), two, two]
+    found = [detection.everywhere if detection else [] for detection in locate(frames, product)]
+    assert [len(copies) for copies in found] == [3, 1, 0, 2, 2]
+    for copies in found:
+        nearest = [min(places, key=lambda p: np.abs(copy.quad.ravel() - p).max()) for copy in copies]
+        assert sorted(nearest) == sorted(places[: len(copies)])
+        for copy, place in zip(copies, nearest, strict=True):
+            np.testing.assert_allclose(copy.quad, np.reshape(place, (4, 2)), atol=0.02)
+
+
 def test_one_search_answers_for_several_products(product: list[View]):
     frames = [placed(scene(), CARD, quad_in(scene(), *UPRIGHT)), scene()]
     search, other = Search(frames), [view_of(png(draw_card(31)))]

@@ -21,6 +21,7 @@ from catalog.lock import FolderLock
 from catalog.schemas import MAPS, SCORES
 from jobs.command import run_job
 from jobs.score import ScoreConfig, main
+from jobs.steps.score import warn_of_shared_images
 from scoring.output import read_scores
 
 pytestmark = pytest.mark.timeout(900)
@@ -112,6 +113,14 @@ def test_every_video_has_one_row_with_the_right_status(catalogue: Catalogue, sco
     assert sum(row["status"] == "ok" for row in rows.values()) >= 3
     assert {name for name, row in rows.items() if row["status"] == "no_product"} == {"no_product", "one_frame"}
     assert rows["stranger"]["status"] == "not_localised"
+
+
+def test_an_image_of_two_products_is_warned_of(capsys: pytest.CaptureFixture):
+    warn_of_shared_images({"a": (("a.jpg", "a.jpg"), None), "b": (("b.jpg",), None)})
+    assert capsys.readouterr().out == ""
+    warn_of_shared_images({"a": (("a.jpg", "x.jpg"), None), "b": (("x.jpg",), None), "c": (("c.jpg",), None)})
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("warning: 1 product images belong to several products, such as x.jpg to a, b;")
 
 
 def test_scores_of_every_row_hang_together(catalogue: Catalogue, scored: subprocess.CompletedProcess):

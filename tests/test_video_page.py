@@ -137,8 +137,7 @@ def test_heat_and_outline_can_be_switched_off(shown: Opened):
     seek(shown, 2.2)
     heat, outline = shown.page.locator("canvas"), shown.page.locator(".stage svg")
     assert heat.is_visible() and outline.is_visible()
-    points = shown.page.locator(".stage polygon").first.get_attribute("points")
-    assert points == "0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75"
+    assert outline_of(shown) == "M0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75Z"
     shown.page.get_by_label("attention (E)").uncheck()
     shown.page.get_by_label("product (P)").uncheck()
     assert not heat.is_visible() and not outline.is_visible()
@@ -148,6 +147,23 @@ def test_heat_and_outline_can_be_switched_off(shown: Opened):
 def test_the_outline_is_hidden_where_the_product_is_not(shown: Opened):
     seek(shown, 0.2)
     assert not shown.page.locator(".stage svg").is_visible()
+
+
+def outline_of(it: Opened) -> str | None:
+    return it.page.locator(".stage path").first.get_attribute("d")
+
+
+def test_every_copy_of_the_product_has_its_outline(chromium: Browser, film: Film, tmp_path: Path):
+    left, right = QUAD / 4, QUAD / 4 + 0.5
+    pairs = [np.stack(pair).ravel().tolist() for pair in ((left, right), (right, left))]
+    row = ok("v", 0.085, **{**SHOWN, "product_quads": [None, QUAD.ravel().tolist(), *pairs]})
+    with opened(chromium, page(row, film, saved=saved(spot([(3, 3)] * 4))), tmp_path) as it:
+        for second in (2, 2.5, 3):  # whichever of the two was found first
+            seek(it, second)
+            drawn = ["M" + " ".join(f"{v:.10g}" for v in quad.ravel()) + "Z" for quad in (left, right)]
+            assert outline_of(it) == "".join(drawn)
+        seek(it, 1.2)
+        assert outline_of(it) == "M0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75Z"
 
 
 def seek(it: Opened, seconds: float) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from scoring.pe import rasterised
-from views.maps import PALETTE
+from views.maps import PALETTE, quads_of
 from views.page import RC
 from views.timeline import COLOURS, PER_SECOND
 
@@ -38,8 +38,7 @@ class MeanMaps:
         """row: of schemas.MAPS, of a video with a product. E is scaled to 0..1 within the video; P is its quads."""
         shape = (row["seconds"], row["height"], row["width"])
         e = np.frombuffer(row["e_uint8"], np.uint8).reshape(shape) / 255
-        quads = row["product_quads"] or [None] * shape[0]
-        p = rasterised([None if quad is None else np.reshape(quad, (4, 2)) for quad in quads], shape[1], shape[2])
+        p = rasterised(quads_of(row["product_quads"], shape[0]), shape[1], shape[2])
         self.total = self.total + np.stack([e.mean(axis=0), p.mean(axis=0), (e * p).mean(axis=0)])
         self.videos += 1
 

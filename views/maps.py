@@ -1,4 +1,4 @@
-"""A saved engagement map over time: E and the product's quad at any moment of the video.
+"""A saved engagement map over time: E and the product's outlines at any moment of the video.
 
 Kernel code: imports neither Ray nor MLflow.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import matplotlib
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 PALETTE = "inferno"
 """Perceptually uniform, its lightness rises all the way, so it is read without telling red from green (Smith & van der
@@ -25,18 +26,18 @@ class SavedMap:
 
     levels: np.ndarray
     """uint8 (S, H, W): E scaled over the whole video, 0 its weakest spot, 255 its strongest"""
-    quads: Sequence[np.ndarray | None]
-    """per sample the product's corners, float (4, 2), x and y in fractions of the upright frame; None: not found"""
+    quads: Sequence[np.ndarray]
+    """per sample the corners of every copy of the product, float (N, 4, 2), x and y in fractions of the upright frame,
+    in the order of the sample before; N is 0 where it was not found"""
     samples_per_second: float
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any], samples_per_second: float) -> "SavedMap":
         """row: of catalog.schemas.MAPS."""
         shape = (row["seconds"], row["height"], row["width"])
-        quads = row["product_quads"] or [None] * row["seconds"]
         return cls(
             np.frombuffer(row["e_uint8"], np.uint8).reshape(shape),
-            [None if quad is None else np.reshape(quad, (4, 2)).astype(float) for quad in quads],
+            in_step(quads_of(row["product_quads"], row["seconds"])),
             samples_per_second,
         )
 
@@ -58,14 +59,14 @@ class SavedMap:
         before, after, share = self._between(time_s)
         return cv2.addWeighted(self.levels[before], 1 - share, self.levels[after], share, 0)
 
-    def quad_at(self, time_s: float) -> np.ndarray | None:
-        """float (4, 2): moved along a line between two samples that show the product; where only one of them does,
-        as there in the half that is nearer to it."""
+    def quads_at(self, time_s: float) -> np.ndarray:
+        """float (N, 4, 2): moved along lines between two samples that show as many copies of the product; else as in
+        the nearer one."""
         if time_s >= self.end_s:
-            return None
+            return np.empty((0, 4, 2))
         before, after, share = self._between(time_s)
         first, second = self.quads[before], self.quads[after]
-        if first is not None and second is not None:
+        if len(first) == len(second):
             return (1 - share) * first + share * second
         return first if share < 0.5 else second
 
@@ -78,3 +79,20 @@ class SavedMap:
         strength = np.minimum(np.arange(256) / top, 1.0)
         rgb = np.asarray(matplotlib.colormaps[PALETTE](strength, bytes=True))[:, :3]
         return rgb, np.sqrt(strength)
+
+
+def quads_of(column: Sequence[Sequence[float] | None] | None, samples: int) -> list[np.ndarray]:
+    """``product_quads`` of a row of catalog.schemas.SCORES or MAPS as float (N, 4, 2) a sample."""
+    return [np.reshape(quads or (), (-1, 4, 2)).astype(float) for quads in column or [None] * samples]
+
+
+def in_step(quads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same, with the copies of a sample in the order of those of the sample before that lie nearest to them."""
+    ordered = list(quads[:1])
+    for second in quads[1:]:
+        first = ordered[-1]
+        if len(first) == len(second) > 1:
+            apart = np.linalg.norm(first.mean(axis=1)[:, None] - second.mean(axis=1)[None], axis=2)
+            second = second[linear_sum_assignment(apart)[1]]
+        ordered.append(second)
+    return ordered

@@ -81,8 +81,7 @@ class Overlay:
             luma[:], chroma[:] = planes.luma, NEUTRAL
         else:
             self._add_heat(planes.luma, levels, is_709, luma, chroma)
-        quad = self.saved.quad_at(seconds)
-        if quad is not None:
+        for quad in self.saved.quads_at(seconds):
             _draw_outline(luma, chroma, quad)
         shown.luma[height:] = self.bar.at(seconds)
         shown.chroma[:, height // 2 :] = NEUTRAL

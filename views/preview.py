@@ -77,7 +77,7 @@ def _thumbnail_size(width: int, height: int) -> tuple[int, int]:
 
 
 def with_heat(picture: np.ndarray, saved: SavedMap, at_s: float) -> np.ndarray:
-    """uint8 RGB (H, W, 3) in grey with E as heat over it and the product's outline."""
+    """uint8 RGB (H, W, 3) in grey with E as heat over it and the product's outlines."""
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     levels = saved.levels_at(at_s)
     if levels is not None:
@@ -86,8 +86,7 @@ def with_heat(picture: np.ndarray, saved: SavedMap, at_s: float) -> np.ndarray:
         rgb, cover = saved.colours()
         share = 0.8 * cover[fine][..., None]
         grey = np.round(grey * (1 - share) + rgb[fine] * share).astype(np.uint8)
-    quad = saved.quad_at(at_s)
-    if quad is not None:
+    for quad in saved.quads_at(at_s):
         corners = np.round(quad * (picture.shape[1], picture.shape[0])).astype(np.int32)
         for thickness, value in ((4, 0), (2, 255)):
             cv2.polylines(grey, [corners], True, (value, value, value), thickness, cv2.LINE_AA)

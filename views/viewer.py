@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from views.maps import SavedMap
+from views.maps import SavedMap, in_step, quads_of
 from views.moments import Moments
 from views.page import RC, packed, svg
 from views.timeline import MARGINS, PER_SECOND, draw_panels
@@ -44,14 +44,14 @@ def view_of(
     tops: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """row: of schemas.SCORES. name: what the video is called where it is spoken of. tops: as ``draw_panels``."""
-    quads = row["product_quads"] or [None] * len(moments.e)
+    quads = in_step(quads_of(row["product_quads"], len(moments.e)))
     data: dict[str, Any] = {
         "rate": moments.samples_per_second,
         "end": len(moments.e) / moments.samples_per_second,
         "e": _rounded(moments.e),
         "p": _rounded(moments.p),
         "pe": _rounded(moments.pe),
-        "quads": [None if quad is None else np.round(quad, 4).tolist() for quad in quads],
+        "quads": [np.round(copies.reshape(-1, 8), 4).tolist() for copies in quads],
         "left": MARGINS["left"],
         "right": MARGINS["right"],
     }
@@ -70,7 +70,7 @@ def view_of(
         "data": data,
         "grid": None if saved is None else saved.levels.shape[1:],
         "scale": Markup(scale),
-        "located": any(quad is not None for quad in quads),
+        "located": any(len(copies) for copies in quads),
         "timeline": _timeline(row, moments, name, tops),
         "end_s": data["end"],
         "left": MARGINS["left"],

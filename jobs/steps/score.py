@@ -1,5 +1,6 @@
 """What jobs.score does."""
 
+import collections
 import contextlib
 import errno
 import os
@@ -31,6 +32,7 @@ from jobs.steps.score_record import Course, params_of, record, tags_of, title_of
 from scoring.attempts import Attempts
 from scoring.costs import StageCosts, hourly
 from scoring.evidence import verdicts
+from scoring.fingerprints import Images
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
@@ -70,6 +72,7 @@ def main(config: ScoreConfig) -> int:
         f"model {model.uri} (version {model.version}); {len(plan.all_ids)} videos, {plan.finished} finished before, "
         f"{plan.videos.num_rows} to score; output {plan.output.uri}"
     )
+    warn_of_shared_images(plan.images)
     if plan.carried is not None:
         console.print(f"{plan.carried.num_rows} videos are as they were in {config.since}: their rows are carried over")
     if plan.failed:
@@ -90,6 +93,22 @@ def main(config: ScoreConfig) -> int:
         tags = tags_of(config.videos, model, plan.output.uri)
         with open_run(SCORING_RUNS, title_of(config.videos, model), tags) as run:
             return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
+
+
+def warn_of_shared_images(images: Images) -> None:
+    """Products that have an image file in common are all scored, each of them wherever that one is seen."""
+    owners: dict[str, list[str]] = collections.defaultdict(list)
+    for product_id, (uris, _) in images.items():
+        for uri in dict.fromkeys(uris):
+            owners[uri].append(product_id)
+    shared = {uri: products for uri, products in owners.items() if len(products) > 1}
+    if shared:
+        uri, products = next(iter(shared.items()))
+        names = textwrap.shorten(", ".join(products), SHOWN_CHARACTERS, placeholder=" ...")
+        console.print(
+            f"warning: {len(shared)} product images belong to several products, such as {uri} to {names}; nobody can "
+            "tell their videos apart, and all are scored. jobs.check_products lists them, copies under other names too"
+        )
 
 
 def _of_what_is_left(config: ScoreConfig, lost: NodesLostError) -> Resources:

@@ -40,18 +40,19 @@ async function view(viewer) {
     canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
 
-  function quadAt(seconds) {
+  function quadsAt(seconds) {
     const [before, after, share] = between(seconds);
     const [first, second] = [data.quads[before], data.quads[after]];
-    if (first && second) return first.map((value, i) => (1 - share) * value + share * second[i]);
-    return share < 0.5 ? first : second;
+    if (first.length !== second.length) return share < 0.5 ? first : second;
+    return first.map((quad, copy) => quad.map((value, i) => (1 - share) * value + share * second[copy][i]));
   }
 
   function drawOutline(seconds) {
     if (!outline) return;
-    const quad = seconds < end ? quadAt(seconds) : null;
-    outline.toggleAttribute("hidden", !show.outline.checked || !quad);
-    if (quad) for (const line of outline.children) line.setAttribute("points", quad.join(" "));
+    const quads = seconds < end ? quadsAt(seconds) : [];
+    outline.toggleAttribute("hidden", !show.outline.checked || !quads.length);
+    const drawn = quads.map((quad) => `M${quad.join(" ")}Z`).join("");
+    for (const line of outline.children) line.setAttribute("d", drawn);
   }
 
   function sampleAt(seconds) {
