@@ -3,6 +3,7 @@
     python -m benchmarks.lift
     python -m benchmarks.lift --parts coverage --panels 200
 
+golden: every estimator beside a published number or another implementation.
 coverage: 259 treated products, 2,426 controls, 180 days; sales by heavy-tailed levels, autocorrelated noise, a weekly
 and a common course, search interest; lifts of the published mean, spread and extremes (one video holds some 83% of
 their variance) around slope * PE. For each estimator of the slope of PE how often its 95% interval holds the slope
@@ -31,6 +32,7 @@ from analysis.study import Inputs
 from analysis.study import study as whole_study
 from analysis.treatment import Treatment
 from benchmarks.cpu_time import cpu_model
+from benchmarks.golden import print_golden
 
 TREATED, CONTROLS, DAYS = 259, 2426, 180
 PUBLISHED_SLOPE = 68.27
@@ -42,7 +44,8 @@ SCENARIOS = {
 }
 COVERAGE_DRAWS = 199
 """permutations and bootstrap draws a panel, fewer than a study makes"""
-console = Console(width=130)
+PARTS = ("golden", "coverage", "lifts", "speed")
+console = Console(width=160)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +206,7 @@ def speed(draws: int, loops: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--parts", nargs="+", default=["coverage", "lifts", "speed"], choices=["coverage", "lifts", "speed"]
-    )
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--panels", type=int, default=1000, help="panels a scenario (default 1000)")
     parser.add_argument("--resampled", type=int, default=300, help="of them also by bootstrap of both stages")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap in the timed study (default 1000)")
@@ -214,6 +215,8 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # of statsmodels, where Huber's weights take long to settle
     console.print(cpu_model())
+    if "golden" in arguments.parts:
+        print_golden(console)
     if "coverage" in arguments.parts:
         coverage(arguments.panels, arguments.resampled, COVERAGE_DRAWS, arguments.seed)
     if "lifts" in arguments.parts:
