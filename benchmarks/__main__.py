@@ -7,6 +7,7 @@ BENCHMARKS = (
     ("benchmarks.decode",),
     ("benchmarks.product_map",),
     ("benchmarks.saliency",),
+    ("benchmarks.localisation",),
     ("benchmarks.engagement",),
     ("benchmarks.overlay",),
     ("benchmarks.report",),
@@ -15,6 +16,7 @@ BENCHMARKS = (
     ("benchmarks.lift",),
     ("benchmarks.efficiency",),
     ("benchmarks.scale",),
+    ("benchmarks.chaos",),
     ("benchmarks.first_run",),
 )
 TIMEOUT_S = 4 * 3600

@@ -2,6 +2,7 @@
 moving element; tables in docs/saliency.md.
 
     python -m benchmarks.localisation
+    python -m benchmarks.localisation --videos 416 --epochs 15 --methods gradient    # a better model
     python -m benchmarks.localisation --checkpoint model.pt --world DIR    # a model that was trained on that world
 
 Figures are of videos by creators that training has not seen (PE: of all), with 95% over resampled creators.
@@ -18,7 +19,7 @@ PE          Spearman of the PE score, with the true product mask, with the true 
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -68,14 +69,14 @@ BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def variants() -> dict[str, MapConfig]:
+def variants(methods: Sequence[str]) -> dict[str, MapConfig]:
     found = {method: MapConfig(method, smooth_pixels=0.0) for method in METHODS}
     for pixels, seconds in ((1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (1.0, 0.5), (3.0, 1.0)):
         name = f"gradient, {pixels:g} px" + (f", {seconds:g} s" if seconds else "")
         found[name] = MapConfig(smooth_pixels=pixels, smooth_seconds=seconds)
     for method in ("smoothgrad", "integrated_gradients", "grad_x_input"):
         found[f"{method}, 1 px"] = MapConfig(method, smooth_pixels=1.0)
-    return found
+    return {name: config for name, config in found.items() if config.method in methods}
 
 
 def judged(E: np.ndarray, masks: Masks, weight: np.ndarray) -> dict[str, float]:
@@ -113,12 +114,12 @@ def interval(values: pd.Series, creators: pd.Series, statistic: Callable = np.me
     return f"{statistic(own):.2f} ({low:.2f} to {high:.2f})"
 
 
-def table_of(world: WorldPaths, checkpoint: bytes) -> Table:
+def table_of(world: WorldPaths, checkpoint: bytes, methods: Sequence[str]) -> Table:
     videos = read_videos(str(world.videos))
     columns = videos.select(["video_id", "video_uri", "creator_id"]).to_pandas()
     rows = pd.read_parquet(world.truth).merge(columns)
     unseen = set(held_out_ids(videos, str(world.videos), TargetConfig(), SplitConfig()))
-    plainly = {method: MapConfig(method, smooth_pixels=0.0) for method in METHODS}
+    plainly = {method: MapConfig(method, smooth_pixels=0.0) for method in methods}
     mappers = {method: EngagementMapper(for_inference(load_checkpoint(checkpoint)), config=config)
                for method, config in plainly.items()}  # fmt: skip
     found = []
@@ -128,7 +129,7 @@ def table_of(world: WorldPaths, checkpoint: bytes) -> Table:
         maps = {name: made(clip) for name, made in BASELINES.items()}
         plain = {method: torch.from_numpy(mapper([clip])[0][0])[None] for method, mapper in mappers.items()}
         shown = torch.from_numpy(clip[None])
-        for name, config in variants().items():
+        for name, config in variants(methods).items():
             maps[name] = finished(plain[config.method], shown, None, config)[0].numpy()
         for name, E in maps.items():
             figures = judged(E, masks, np.asarray(row["element_weight"])) if row["video_id"] in unseen else {}
@@ -155,6 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=DemoConfig.videos, help="made-up videos")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up world")
+    parser.add_argument("--epochs", type=int, default=DemoConfig.epochs, help="that the model is trained for")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="default: all")
     parser.add_argument("--checkpoint", type=Path, help="a model, with --world")
     parser.add_argument("--world", type=Path, help="the world it was trained on")
     arguments = parser.parse_args()
@@ -165,8 +168,8 @@ def main() -> None:
         else:
             shape = WorldConfig(seconds=DemoConfig.seconds, fps=DemoConfig.fps)
             world = make_world(Path(name, "world"), videos=arguments.videos, seed=arguments.seed, config=shape)
-            checkpoint = trained(world, Path(name), 0, [])
-        console.print(table_of(world, checkpoint))
+            checkpoint = trained(world, Path(name), 0, [], arguments.epochs)
+        console.print(table_of(world, checkpoint, arguments.methods))
 
 
 if __name__ == "__main__":

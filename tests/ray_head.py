@@ -78,7 +78,11 @@ def ray_head(num_cpus: int = 2, autoscaling: dict[str, Any] | None = None) -> It
         command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
         command += [f"--ray-client-server-port={client}", "--object-store-memory=200000000"]
         if autoscaling is not None:
-            provider = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"}
+            provider = {
+                "type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}",
+                "disable_node_updaters": True,  # its nodes have no SSH
+                "use_node_id_as_ip": True,  # and one address, by which the autoscaler would tell idle ones
+            }  # fmt: skip
             Path(folder, "cluster.json").write_text(json.dumps(autoscaling | {"provider": provider}))
             command.append(f"--autoscaling-config={folder}/cluster.json")
             env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
