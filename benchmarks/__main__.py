@@ -8,6 +8,7 @@ BENCHMARKS = (
     ("benchmarks.product_map",),
     ("benchmarks.saliency",),
     ("benchmarks.localisation",),
+    ("benchmarks.faithfulness",),
     ("benchmarks.engagement",),
     ("benchmarks.overlay",),
     ("benchmarks.report",),
