@@ -149,16 +149,20 @@ def _data(slope: float, detectable: float, needed: int | None, n: int, supported
     return f"{size}; one as small as that found here would need about {needed:,}." if needed else f"{size}."
 
 
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def _doubts(found: Evidence, slope: float, supported: bool) -> list[str]:
     doubts = []
     if found.events.leads_p < ALPHA:
         doubts.append(
-            f"Products drifted away from their controls before the posts (p = {found.events.leads_p:.3f}): the lifts "
+            f"Products drifted away from their controls before the posts ({_p(found.events.leads_p)}): the lifts "
             "may go on with what had begun earlier."
         )
     mistaken = found.negative_controls[found.negative_controls["score"] != "PE"]
     doubts += [
-        f"A score that cannot be about the product, “{score}”, predicts the lift beside E, P and ExP (p = {p:.3f})."
+        f"A score that cannot be about the product, “{score}”, predicts the lift beside E, P and ExP ({_p(p)})."
         for score, estimate, p in mistaken[["score", "estimate", "p"]].itertuples(index=False)
         if p < ALPHA and estimate * slope > 0  # the other way round: engagement elsewhere is missing on the product
     ]

@@ -92,13 +92,25 @@ def test_a_large_product_that_draws_attention_is_not_called_small():
     assert "small" not in kinds(moments([0.2] * 4, [0.2] * 4, [0.06] * 4))
 
 
-def test_suggestions_name_the_ninth_of_the_picture_that_draws_attention():
+@pytest.mark.parametrize(
+    "rows, columns, where, said",
+    [
+        (slice(6, 9), slice(0, 3), "lower left", "at the lower left"),
+        (slice(6, 9), slice(3, 6), "lower", "at the bottom"),
+        (slice(0, 3), slice(3, 6), "upper", "at the top"),
+        (slice(3, 6), slice(6, 9), "right", "on the right"),
+        (slice(3, 6), slice(3, 6), "middle", "in the middle"),
+    ],
+)
+def test_suggestions_name_the_ninth_of_the_picture_that_draws_attention(
+    rows: slice, columns: slice, where: str, said: str
+):
     levels = np.zeros((2, 9, 9), np.uint8)
-    levels[:, 7, 1] = 200
+    levels[:, rows, columns] = 200
     away = moments([0.2] * 2, [0.1] * 2, [0.001] * 2, levels=levels)
-    assert away.where(away.shown()[0]) == "lower left"
+    assert away.where(away.shown()[0]) == where
     because = {suggestion.kind: suggestion.because for suggestion in away.suggestions()}
-    assert because["off_product"].endswith("times the picture’s mean; it is strongest at the lower left.")
+    assert because["off_product"].endswith(f"times the picture’s mean; it is strongest {said}.")
 
 
 def test_the_best_second_is_that_of_the_highest_pe():

@@ -168,7 +168,7 @@ def _forest(study: Study) -> Markup:
     axes = figure.add_subplot()
     _intervals(axes, table, [_STRONG if name == RECOMMENDED else _POINT for name in table["estimator"]])
     axes.set_yticks(np.arange(len(table))[::-1], table["estimator"].tolist())
-    axes.set(xlabel="lift a day between the lowest and the highest PE-score, 95%")
+    axes.set(xlabel="lift a day from lowest to highest PE-score, 95%")
     said = "; ".join(f"{r.estimator} {amount(float(r.estimate))}" for r in table.itertuples(index=False))  # pyright: ignore
     return svg(figure, "forest", f"Slope of PE by estimator: {said}")
 

@@ -178,6 +178,6 @@ def _listed(spans: Sequence[Span]) -> str:
 
 
 def _at(place: str) -> str:
-    return (
-        "in the middle" if place == "middle" else f"on the {place}" if place in ("left", "right") else f"at the {place}"
-    )
+    alone = {"middle": "in the middle", "left": "on the left", "right": "on the right",
+             "upper": "at the top", "lower": "at the bottom"}  # fmt: skip
+    return alone.get(place, f"at the {place}")
