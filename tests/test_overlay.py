@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from playwright.sync_api import Browser
 
 from catalog.errors import ErrorCode, Refused, VideoError
 from catalog.sampling import SamplingConfig
@@ -23,6 +25,7 @@ from catalog.world import WorldPaths
 from jobs.overlay import OverlayConfig, main
 from scoring.output import OutputFolder
 from scoring.settings import VideoLimits
+from tests.browser import opened
 from tests.test_report import failed, no_product, ok, write_scores
 from views.maps import SavedMap, in_step, quads_of
 from views.names import file_stem
@@ -270,6 +273,34 @@ def test_sound_stays_in_step_with_the_picture(tmp_path: Path, name: str, codec: 
     white = [time for picture, time in zip(shown, at, strict=True) if picture.mean() > 200]
     begins, ends = loud(tmp_path / "out.mp4")
     assert abs(begins - white[0]) < 0.04 and abs(ends - (white[-1] + 0.04)) < 0.04
+
+
+def test_chromium_plays_picture_and_sound_at_their_times(chromium: Browser, tmp_path: Path):
+    rewrite(write_source(tmp_path / "in.mp4", clicks=True), tmp_path / "out.mp4", Limits())
+    film = b64encode((tmp_path / "out.mp4").read_bytes()).decode()
+    html = f"<!doctype html><title>film</title><video muted src='data:video/mp4;base64,{film}'></video>"
+    brightness = """time => new Promise((done, failed) => {
+      const film = document.querySelector("video"), canvas = document.createElement("canvas");
+      film.onerror = () => failed(film.error.message);
+      film.onseeked = () => {
+        canvas.getContext("2d").drawImage(film, 0, 0);
+        done(canvas.getContext("2d").getImageData(20, 20, 1, 1).data[0]);
+      };
+      film.currentTime = time;
+    })"""
+    with opened(chromium, html, tmp_path) as it:
+        it.wait_for("document.querySelector('video').readyState >= 2")
+        size = "[document.querySelector('video').videoWidth, document.querySelector('video').videoHeight]"
+        assert it.page.evaluate(size) == [96, 160]
+        assert [it.page.evaluate(brightness, time) > 200 for time in (0.98, 1.02, 1.18, 1.22)] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        it.page.evaluate("document.querySelector('video').play()")
+        it.wait_for("document.querySelector('video').webkitAudioDecodedByteCount > 0")
+        assert it.complaints == []
 
 
 def test_sound_that_mp4_does_not_hold_becomes_aac_in_step(tmp_path: Path):
