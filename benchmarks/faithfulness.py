@@ -1,7 +1,7 @@
 """Can the maps of a trained model be trusted? jobs.faithfulness at length on a made-up world; see docs/saliency.md.
 
     python -m benchmarks.faithfulness
-    python -m benchmarks.faithfulness --keep DIR    # leaves world, models and the job's report there
+    python -m benchmarks.faithfulness --keep DIR    # leaves world, models and the job's report there, and uses them
 
 jobs.train fits the demo's model with the network of shuffled labels beside it, and once more with another seed (which
 also holds other creators out); jobs.faithfulness then examines the videos by creators that the first has not seen.
@@ -46,6 +46,17 @@ def ran(job: str, *flags: str) -> None:
 
 def evidence_of(folder: Path, count: int) -> dict[str, Any]:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    world, unseen, output = WorldPaths(folder / "world"), folder / "unseen.parquet", folder / "faithfulness"
+    if not unseen.exists():
+        make_models(folder, count)
+        unseen_videos(world, unseen)
+    ran("faithfulness", "--videos", str(unseen), "--products", str(world.products), "--output", str(output),
+        "--model", f"models:/{MODEL_NAME}/1", "--other-models", f"models:/{MODEL_NAME}/2",
+        "--sample", str(count))  # fmt: skip
+    return json.loads((output / "faithfulness.json").read_text())
+
+
+def make_models(folder: Path, count: int) -> None:
     shape = WorldConfig(seconds=DemoConfig.seconds, fps=DemoConfig.fps)
     world = make_world(folder / "world", videos=count, seed=0, config=shape)
     training = ["--videos", str(world.videos), "--storage", str(folder / "storage"), "--clip-cache",
@@ -53,19 +64,12 @@ def evidence_of(folder: Path, count: int) -> dict[str, Any]:
                 "--epochs", str(DemoConfig.epochs)]  # fmt: skip
     ran("train", *training, "--shuffled-control")
     ran("train", *training, "--seed", str(OTHER_SEED), "--no-shuffled-control")
-    unseen = unseen_videos(world, folder / "unseen.parquet")
-    output = folder / "faithfulness"
-    ran("faithfulness", "--videos", str(unseen), "--products", str(world.products), "--output", str(output),
-        "--model", f"models:/{MODEL_NAME}/1", "--other-models", f"models:/{MODEL_NAME}/2",
-        "--sample", str(count))  # fmt: skip
-    return json.loads((output / "faithfulness.json").read_text())
 
 
-def unseen_videos(world: WorldPaths, table: Path) -> Path:
+def unseen_videos(world: WorldPaths, table: Path) -> None:
     videos = read_videos(str(world.videos))
     unseen = held_out_ids(videos, str(world.videos), TargetConfig(), SplitConfig())
     pq.write_table(videos.filter(pc.is_in(videos["video_id"], pa.array(sorted(unseen)))), table)
-    return table
 
 
 def table_of(evidence: dict[str, Any]) -> Table:
@@ -79,10 +83,12 @@ def table_of(evidence: dict[str, Any]) -> Table:
         table.add_row(f"Spearman with weights {where.replace('_', ' ')} down to", cascade, "")
     if evidence["shuffled"]:
         table.add_row("Spearman with the map of shuffled labels", in_words(evidence["shuffled"]), "")
+        table.add_row("... inside the frame", in_words(evidence["shuffled_inside"]), "")
     for change, alike in evidence["stability"].items():
         table.add_row(f"Spearman after: {change}", in_words(alike), "")
     for other in evidence["models"]:
         table.add_row("Spearman of maps by another seed", in_words(other["maps"]), "")
+        table.add_row("... inside the frame", in_words(other["maps_inside"]), "")
         if other["pe_ranking"]:
             table.add_row("Spearman of the PE ranking by another seed", in_words(other["pe_ranking"]), "")
     return table

@@ -29,7 +29,7 @@ def summed_up(found: Sequence[Mapping[str, float]], others: Sequence[str] = ()) 
 
     videos: how many. curves: ``deletion`` or ``insertion``/INFILL/ORDER -> mean, low and high at every level, in
     standard deviations of the target. gains: by how much E's order is better than another (area between the curves,
-    above 0 is better). randomised, randomised_inside, shuffled, stability, models: Spearman of E with another map;
+    above 0 is better). randomised, shuffled, models, stability: Spearman of E with another map; ``_inside`` the frame;
     ``pe_ranking``: Spearman of the videos' PE scores by E and by the other model's.
     """
     every = pd.DataFrame([dict(figures) for figures in found])
@@ -44,9 +44,15 @@ def summed_up(found: Sequence[Mapping[str, float]], others: Sequence[str] = ()) 
         "randomised": _intervals(every, "randomised/"),
         "randomised_inside": _intervals(every, "randomised_inside/"),
         "shuffled": interval(every[SHUFFLED]) if SHUFFLED in every else None,
+        "shuffled_inside": interval(every[f"{SHUFFLED}_inside"]) if SHUFFLED in every else None,
         "stability": _intervals(every, "stability/"),
         "models": [
-            {"uri": uri, "maps": interval(every[f"model/{i}"]), "pe_ranking": _ranking(every, f"pe/{i}")}
+            {
+                "uri": uri,
+                "maps": interval(every[f"model/{i}"]),
+                "maps_inside": interval(every[f"model_inside/{i}"]),
+                "pe_ranking": _ranking(every, f"pe/{i}"),
+            }
             for i, uri in enumerate(others)
             if f"model/{i}" in every
         ],

@@ -55,9 +55,9 @@ class Examiner:
 
         Of a clip longer than a window only the first window is looked at.
         -> a dictionary of figures for each clip: ``deletion/INFILL/ORDER/LEVEL`` and ``insertion/...`` as of
-        ``perturbation_curves``; Spearman of E with another map: ``randomised/STAGE`` and, ``inside`` of the frame,
-        ``randomised_inside/STAGE``, ``shuffled``, ``stability/CHANGE``, ``model/NUMBER``; the PE score by E and by
-        other models' E: ``pe/own``, ``pe/NUMBER``.
+        ``perturbation_curves``; Spearman of E with another map: ``randomised/STAGE``, ``shuffled``, ``model/NUMBER``
+        and, ``inside`` of the frame, ``randomised_inside/STAGE``, ``shuffled_inside``, ``model_inside/NUMBER``;
+        ``stability/CHANGE``; the PE score by E and by other models' E: ``pe/own``, ``pe/NUMBER``.
         """
         clips = [clip[: self.maps.window_frames] for clip in clips]
         products = [P if P is None else P[: self.maps.window_frames] for P in products]
@@ -75,6 +75,8 @@ class Examiner:
                 self._compare(f"randomised_inside/{name}", anew, maps, found, inside)
         for name, mapper in self.compared.items():
             self._compare(name, theirs := mapper(clips), maps, found)
+            kind, slash, number = name.partition("/")
+            self._compare(f"{kind}_inside{slash}{number}", theirs, maps, found, inside)
             if name != SHUFFLED:
                 self._score(f"pe/{name.removeprefix('model/')}", [E for E, _ in theirs], products, found)
         self._score("pe/own", maps, products, found)

@@ -15,9 +15,9 @@ def examined(videos: int = 20, seed: int = 0) -> list[dict[str, float]]:
                    for what in ("deletion", "insertion") for order in ("E", "random") for level in (1, 2)}  # fmt: skip
         for level in (1, 2):
             figures[f"deletion/blur/E/{level}"] += 0.5
-        figures |= {"randomised/fc": 0.8, "randomised/stem": 0.5, "shuffled": 0.3}
+        figures |= {"randomised/fc": 0.8, "randomised/stem": 0.5, "shuffled": 0.3, "shuffled_inside": 0.2}
         figures |= {"randomised_inside/fc": 0.7, "randomised_inside/stem": random.normal(0, 0.05)}
-        figures |= {"stability/mirrored": 0.9, "model/0": 0.7, "pe/own": i / 100, "pe/0": i / 50}
+        figures |= {"stability/mirrored": 0.9, "model/0": 0.7, "model_inside/0": 0.6, "pe/own": i / 100, "pe/0": i / 50}
         found.append(figures)
     return found
 
@@ -33,8 +33,10 @@ def test_figures_are_means_with_their_intervals():
     assert insertion["low"] < 0 < insertion["high"]
     assert list(evidence["randomised"]) == ["fc", "stem"]
     assert evidence["shuffled"]["mean"] == pytest.approx(0.3)
+    assert evidence["shuffled_inside"]["mean"] == pytest.approx(0.2)
     (other,) = evidence["models"]
     assert other["uri"] == "other.pt"
+    assert (other["maps"]["mean"], other["maps_inside"]["mean"]) == pytest.approx((0.7, 0.6))
     assert other["pe_ranking"]["mean"] == pytest.approx(1)
 
 

@@ -160,6 +160,8 @@ def test_an_examination_of_clips(brief: bool):
     assert first["model/0"] == pytest.approx(1)  # the same weights
     assert first["model/1"] < 0.9
     assert first["shuffled"] < 0.9
+    assert (first["model_inside/0"], first["model_inside/1"] < 0.9) == (pytest.approx(1), True)
+    assert first["shuffled_inside"] < 0.9
     assert first["pe/own"] == pytest.approx(first["pe/0"])
     assert first["pe/own"] > 0
     assert set(second) == {name for name in first if not name.startswith("pe/")}  # nothing is known of its product

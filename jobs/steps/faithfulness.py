@@ -197,9 +197,9 @@ def _metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
         figures |= {f"{where}/{stage}": v["mean"] for stage, v in evidence[where].items()}
     figures |= {f"stability/{change}": v["mean"] for change, v in evidence["stability"].items()}
     if evidence["shuffled"]:
-        figures["shuffled"] = evidence["shuffled"]["mean"]
+        figures |= {name: evidence[name]["mean"] for name in ("shuffled", "shuffled_inside")}
     for i, other in enumerate(evidence["models"]):
-        figures[f"other_model/{i}/maps"] = other["maps"]["mean"]
+        figures |= {f"other_model/{i}/{name}": other[name]["mean"] for name in ("maps", "maps_inside")}
         if other["pe_ranking"]:
             figures[f"other_model/{i}/pe_ranking"] = other["pe_ranking"]["mean"]
     return figures
