@@ -1,6 +1,6 @@
 """What training is worth and what it costs, on a made-up world with known truth; tables in docs/training.md.
 
-    python -m benchmarks.training                       # all parts, about an hour on 2 cores
+    python -m benchmarks.training                       # all parts, about two hours on 2 cores
     python -m benchmarks.training --parts speed workers # these only
 
 skill     held-out SRCC beside its ceiling, the baselines and a network trained on shuffled labels
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--videos", type=int, default=416, help="made-up videos for skill and reach")
     parser.add_argument("--few", type=int, default=96, help="made-up videos for speed and workers")
-    parser.add_argument("--epochs", type=int, default=8, help="for skill and reach")
+    parser.add_argument("--epochs", type=int, default=LoopConfig.epochs, help="for skill and reach")
     arguments = parser.parse_args()
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     console.print(f"{cpu_model()}, {ARCHITECTURE}")
