@@ -39,7 +39,7 @@ from training.models import ModelSpec, load_checkpoint
 
 log = logging.getLogger(__name__)
 
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
 QUARANTINED_AT_LEAST, QUARANTINED_SHARE = 20, 0.02
