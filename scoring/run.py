@@ -40,8 +40,8 @@ from training.models import ModelSpec, load_checkpoint
 log = logging.getLogger(__name__)
 
 SCORES_VERSION = 3
-MIN_WINDOW = 8
 """raised when the same config would give other scores: older folders are then not gone on with"""
+MIN_WINDOW = 8
 QUARANTINED_AT_LEAST, QUARANTINED_SHARE = 20, 0.02
 """more quarantined videos than this end the job"""
 
