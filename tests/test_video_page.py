@@ -344,4 +344,4 @@ def test_data_of_the_page_is_what_the_scores_say(film: Film):
     html = page(ok("v", **SHOWN), film)
     data = json.loads(html.split('class="data">')[1].split("</script>")[0])
     assert data["e"] == E_ and data["p"] == P_ and np.allclose(data["pe"], PE_)
-    assert data["quads"][0] is None and data["end"] == 4
+    assert data["quads"][0] == [] and data["end"] == 4
