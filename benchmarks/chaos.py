@@ -128,15 +128,15 @@ def scored(folder: Path, name: str, seed: int | None, nodes: int, kill_every_s: 
 
 
 @contextlib.contextmanager
-def cluster(nodes: int) -> Iterator[tuple[str, Any, Path]]:
+def cluster(nodes: int, store_bytes: int = 300_000_000) -> Iterator[tuple[str, Any, Path]]:
     """Nodes of two CPUs; yields the address, what kills the last node, and a log for the jobs."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     from ray.cluster_utils import Cluster
 
-    size = {"num_cpus": 2, "object_store_memory": 300_000_000, "include_dashboard": False}
+    size = {"num_cpus": 2, "object_store_memory": store_bytes, "include_dashboard": False}
     ray_cluster = Cluster(initialize_head=True, head_node_args=size)
     try:
-        others = [ray_cluster.add_node(num_cpus=2, object_store_memory=300_000_000) for _ in range(nodes - 1)]
+        others = [ray_cluster.add_node(num_cpus=2, object_store_memory=store_bytes) for _ in range(nodes - 1)]
         ray_cluster.wait_for_nodes(timeout=60)
         with tempfile.NamedTemporaryFile("w", prefix="chaos-", suffix=".log", delete=False) as log:
             pass

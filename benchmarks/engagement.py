@@ -54,6 +54,7 @@ def trained(world: WorldPaths, folder: Path, seed: int, flags: list[str], epochs
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     command = [sys.executable, "-m", "jobs.train", "--videos", str(world.videos), "--storage", str(folder / "storage")]
     common = ["--architecture", DemoConfig.architecture, "--epochs", str(epochs), "--seed", str(seed)]
+    common += ["--no-shuffled-control"]
     done = subprocess.run([*command, *common, *flags], cwd=PROJECT, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode != 0:
         sys.exit(done.stdout + done.stderr)

@@ -1,11 +1,27 @@
 """A short bad night: poison of every kind, workers and the driver killed, and every row is there once."""
 
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import POISON, judged, scored, write_catalogue
+from benchmarks.chaos import POISON, Night, cluster, judged, scored, start_job, write_catalogue
 from scoring.output import OutputFolder
+
+STORE_BYTES = 80_000_000
+CROWD = """
+import sys, time, numpy, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+held = []
+while True:
+    held = [*held, ray.put(numpy.zeros(8 << 20, numpy.uint8))][-15:]
+    time.sleep(0.1)
+"""
+"""goes on putting into the object store, and holds half as much again as fits"""
 
 
 def assert_all_is_well(folder: Path, expected: dict[str, str | None]) -> None:
@@ -33,4 +49,36 @@ def test_a_bad_night_on_three_nodes_loses_and_doubles_nothing(tmp_path: Path, se
     expected = write_catalogue(tmp_path, videos=600, seed=seed)
     night = scored(tmp_path, "night", seed=seed, nodes=3, kill_every_s=6, drivers=2)
     assert (night.nodes_killed, night.drivers_killed) == (1, 2)
+    assert_all_is_well(tmp_path, expected)
+
+
+@contextlib.contextmanager
+def crowded(address: str) -> Iterator[None]:
+    crowd = subprocess.Popen([sys.executable, "-c", CROWD, address])
+    try:
+        yield
+        assert crowd.poll() is None
+    finally:
+        crowd.kill()
+        crowd.wait()
+
+
+def spilled_megabytes(address: str) -> float:
+    command = [f"{Path(sys.executable).parent}/ray", "memory", "--address", address, "--stats-only"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found = re.search(r"Spilled (\d+) MiB", said)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_object_store_that_spills_all_the_time_loses_nothing(tmp_path: Path):
+    expected = write_catalogue(tmp_path, videos=64, seed=0)
+    with cluster(1, STORE_BYTES) as (address, _, log), crowded(address):
+        job = start_job(tmp_path, tmp_path / "night", address, log, Night())
+        try:
+            assert job.wait(500) == 3, log.read_text()  # more failed than usual
+            assert spilled_megabytes(address) > 2 * STORE_BYTES / 1e6
+        finally:
+            job.kill()
     assert_all_is_well(tmp_path, expected)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from catalog.errors import Refused
 from jobs.command import StallWatch, console
+from jobs.steps.train_plan import Plan
 from jobs.train import TrainConfig
 from tracking import registry
 from tracking.names import (
@@ -35,10 +35,6 @@ from training.run import Fitted, predict
 from training.splits import HELD_OUT, TRAINING
 from training.targets import Adjustment, unit_of
 from views.model_card import model_card
-
-if TYPE_CHECKING:
-    from jobs.steps.train import Plan
-
 
 BASELINE_METRICS = ("srcc", "srcc_low", "srcc_high")
 """The table ``figures.csv`` has all: as metrics they would bury the model's own."""
@@ -162,7 +158,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def publish(
-    plan: "Plan",
+    plan: Plan,
     fitted: Fitted,
     judged: Judged,
     adjustment: Adjustment,
@@ -224,7 +220,7 @@ def publish(
     return version
 
 
-def version_tags(plan: "Plan", judged: Judged) -> dict[str, str]:
+def version_tags(plan: Plan, judged: Judged) -> dict[str, str]:
     difference, low, _ = judged.over_baseline
     figures = judged.model.figures
     tags = {

@@ -18,19 +18,8 @@ from rich.table import Table
 from catalog import storage
 from catalog.errors import Broken, Refused
 from jobs.command import DONE, StallWatch, console, parse, ray_cluster, read_flags, resolved
-from jobs.steps.train import (
-    SWEEP_EXAMPLE,
-    Plan,
-    adjusted,
-    check,
-    check_folders,
-    decoded,
-    how,
-    remember_run,
-    tags_of,
-    trained,
-    unfinished_run,
-)
+from jobs.steps.train import adjusted, check_folders, decoded, trained
+from jobs.steps.train_plan import SWEEP_EXAMPLE, Plan, check, how, remember_run, tags_of, unfinished_run
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import TRAINING_RUNS
