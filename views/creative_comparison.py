@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from views.maps import SavedMap
 from views.numbers import rank_text
-from views.page import environment, time_text
+from views.page import environment
 from views.timeline import PER_SECOND
 from views.video_page import measures_of
 from views.viewer import Film, moments_of, view_of
@@ -33,5 +33,5 @@ def creatives_page(
         side = {"id": row["video_id"], "title": title, "status": row["status"], "missed": moments.missed()}
         sides.append(side | {"view": view_of(row, moments, saved, film, name, tops)})
     measures = zip(*(measures_of(scores, row, rate, {}, None) for row in rows), strict=True)
-    page = environment(rank=rank_text, when=time_text).get_template("creatives.html")
+    page = environment(rank=rank_text).get_template("creatives.html")
     return page.render(sides=sides, measures=list(measures), made_at=datetime.datetime.now(datetime.UTC))

@@ -44,7 +44,7 @@ def svg(figure: Figure, name: str, label: str) -> Markup:
 
 
 def environment(**filters: Callable[[Any], str]) -> jinja2.Environment:
-    """Of views/templates, with ``filters`` by name."""
+    """Of views/templates, with ``filters`` by name and ``when``, for times."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("views"),
         autoescape=True,
@@ -52,7 +52,7 @@ def environment(**filters: Callable[[Any], str]) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= filters
+    made.filters |= filters | {"when": time_text}
     made.globals["script"] = script
     return made
 

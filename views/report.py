@@ -26,7 +26,7 @@ from scoring.evidence import in_words, verdicts
 from views import timeline
 from views.catalogue import ABOUT, catalogue_frame, groups, next_steps, packed_frame, records
 from views.numbers import rank_text, score_text, share_text
-from views.page import INK, RC, environment, svg, time_text
+from views.page import INK, RC, environment, svg
 from views.timeline import PER_SECOND, draw_panels
 
 SHOWN_EACH_END = 5
@@ -74,7 +74,7 @@ def report_page(
         _draw_timelines(both, float(config.get("sample_fps") or 1.0))
         distributions, scatter = _distributions(scores), _scatter(scores)
     statuses = {status: _count(scores, "status", status) for status in Status}
-    templates = environment(score=score_text, rank=rank_text, share=share_text, when=time_text, in_words=in_words)
+    templates = environment(score=score_text, rank=rank_text, share=share_text, in_words=in_words)
     evidence = (summary or {}).get("faithfulness")
     return templates.get_template("report.html").render(
         total=scores.num_rows,

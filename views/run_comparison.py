@@ -16,7 +16,7 @@ from scipy import stats
 from analysis.drift import MIN_VIDEOS, SCORES, by_group, drift
 from views.catalogue import records
 from views.numbers import figure_text, rank_text, score_text
-from views.page import INK, RC, environment, svg, time_text
+from views.page import INK, RC, environment, svg
 from views.report import MAX_SCATTER_POINTS, once_each
 
 RESAMPLES = 2000
@@ -47,7 +47,7 @@ def runs_page(first: ScoringRun, second: ScoringRun, both: pd.DataFrame | None =
     moved = moved[moved["change"] != 0].sort_values("change", key=np.abs, ascending=False, kind="stable")
     changed = both[both["status_first"] != both["status_second"]]
     statuses = pd.crosstab(both["status_first"], both["status_second"])
-    page = environment(score=score_text, rank=rank_text, when=time_text, figure=figure_text).get_template("runs.html")
+    page = environment(score=score_text, rank=rank_text, figure=figure_text).get_template("runs.html")
     return page.render(
         runs=[
             {"uri": run.uri, "videos": len(its), "models": _models(run)}

@@ -13,7 +13,7 @@ from scoring.evidence import in_words, verdicts
 from views.maps import SavedMap
 from views.moments import HOOK_S, hook
 from views.numbers import percentile, rank_text, score_text, share_text
-from views.page import environment, time_text
+from views.page import environment
 from views.viewer import Film, moments_of, view_of
 
 MEASURES = {
@@ -72,7 +72,7 @@ def video_page(
             "suggestions": moments.suggestions(),
             "localisation": _localisation(row, int(config.get("min_inliers") or 0)),
         }
-    templates = environment(rank=rank_text, when=time_text, in_words=in_words)
+    templates = environment(rank=rank_text, in_words=in_words)
     return templates.get_template("video.html").render(page)
 
 
