@@ -7,7 +7,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import threading
 import time
 import zlib
@@ -72,25 +71,31 @@ class SleepingEngage:
 
 
 class Memory(threading.Thread):
-    """The most that the job's processes and the object stores have held, bytes."""
+    """The most that the job's processes (less what they share, as with the object store) and the object stores have
+    held, bytes."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.worker = self.store = 0
+        self.driver = self.worker = self.store = 0
         self.before = psutil.disk_usage("/dev/shm").used
 
     def run(self) -> None:
         driver = psutil.Process()
         while True:
+            self.driver = max(self.driver, own_bytes(driver))
             for process in driver.children(recursive=True):
                 try:
                     if process.cmdline()[0].startswith("ray::"):
-                        used = process.memory_info()
-                        self.worker = max(self.worker, used.rss - used.shared)
+                        self.worker = max(self.worker, own_bytes(process))
                 except (psutil.Error, IndexError):
                     continue
             self.store = max(self.store, psutil.disk_usage("/dev/shm").used - self.before)
             time.sleep(5)
+
+
+def own_bytes(process: psutil.Process) -> int:
+    used = process.memory_info()
+    return used.rss - used.shared
 
 
 def catalogue(folder: Path, rows: int) -> ScoreConfig:
@@ -139,8 +144,9 @@ def main() -> None:
     summary = json.loads(Path(config.output, "run.json").read_text())
     found = {"code": code, "rows": summary["rows"], "job_s": took, "pace": summary["pace"]}
     found |= {"driver_core_s": time.process_time() - begun_core_s}
-    found |= {"driver_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
-    print(json.dumps(found | {"worker_bytes": memory.worker, "store_bytes": memory.store}))
+    print(
+        json.dumps(found | {"driver_bytes": memory.driver, "worker_bytes": memory.worker, "store_bytes": memory.store})
+    )
 
 
 if __name__ == "__main__":
