@@ -27,6 +27,8 @@ TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s
 TALLY += ("rejections", "figures")
 ROWS = ("video_id", "product_id", "status", "error_code", "config_hash")
 READERS = 16
+READ_TOGETHER = 512
+"""files; a table of a few rows takes far more memory on its own than as a piece of a larger one"""
 
 
 class Sink(Protocol):
@@ -54,10 +56,15 @@ class OutputFolder:
         """What is there: the ``columns`` of every row, and ``part``, the file that it is in."""
         parts = self._parts("scores")
         schema = pa.schema([SCORES.field(name) for name in columns])
+        groups, sizes = [schema.empty_table()], []
         with ThreadPoolExecutor(READERS) as readers:
-            tables = list(readers.map(lambda part: _read_part(part, list(columns)), parts))
-        rows = pa.concat_tables([schema.empty_table(), *tables])
-        place = np.repeat(np.arange(len(parts)), [table.num_rows for table in tables])
+            for start in range(0, len(parts), READ_TOGETHER):
+                some = parts[start : start + READ_TOGETHER]
+                tables = list(readers.map(lambda part: _read_part(part, list(columns)), some))
+                sizes += [table.num_rows for table in tables]
+                groups.append(pa.concat_tables(tables).combine_chunks())
+        rows = pa.concat_tables(groups)
+        place = np.repeat(np.arange(len(parts)), sizes)
         return rows.append_column("part", pa.array(parts, pa.string()).take(pa.array(place, pa.int64())))
 
     def check(self, config: dict[str, Any], config_hash: str, videos: pa.Table, retry_failed: bool) -> pa.Table:
