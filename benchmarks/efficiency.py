@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--world", type=Path, help="a made-up world to take in place of a new one")
     flags = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
+    # as the job's decoders have: threads of two processes that wait for one another take turns on the same cores
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = flags.world or make_world(folder / "world", videos=flags.videos, seed=5).videos.parent

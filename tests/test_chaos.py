@@ -77,7 +77,7 @@ def test_an_object_store_that_spills_all_the_time_loses_nothing(tmp_path: Path):
     with cluster(1, STORE_BYTES) as (address, _, log), crowded(address):
         job = start_job(tmp_path, tmp_path / "night", address, log, Night())
         try:
-            assert job.wait(500) == 3, log.read_text()  # more failed than usual
+            assert job.wait(500) == 0, log.read_text()
             assert spilled_megabytes(address) > 2 * STORE_BYTES / 1e6
         finally:
             job.kill()
