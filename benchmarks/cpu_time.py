@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_EVERY_S = 0.1
+SAMPLE_EVERY_S = 0.25
 
 
 def core_seconds_of(command: list[str], timeout_s: float, log: Path, cwd: Path, env: dict[str, str]) -> float:
@@ -26,7 +26,7 @@ def core_seconds_by_process(
     """Run a command to its end; its output goes to ``log``. Returns (command line, user + system seconds) of every
     process of its tree, the dearest first.
 
-    A process counts as far as it was seen, every tenth of a second. Raises RuntimeError with the log's end where
+    A process counts as far as it was seen, every quarter of a second. Raises RuntimeError with the log's end where
     the command fails, and where it takes longer than ``timeout_s``.
     """
     with log.open("wb") as output:
@@ -62,9 +62,12 @@ class _Tree:
             self.stop.wait(SAMPLE_EVERY_S)
 
     def _look(self) -> None:
-        for process in list(self.members):  # one whose parent has gone is still looked at
-            with suppress(psutil.NoSuchProcess):
-                self.members.update(process.children(recursive=True))
+        # one pass over all processes a look, for what looks costs the run that it looks at; parents come first
+        known = {process.pid for process in self.members}
+        for process in psutil.process_iter(["ppid"]):
+            if process.info["ppid"] in known:  # pyright: ignore[reportAttributeAccessIssue]
+                self.members.add(process)  # and stays one when its parent has gone
+                known.add(process.pid)
         for process in self.members:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 spent = process.cpu_times()
