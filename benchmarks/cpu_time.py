@@ -1,5 +1,6 @@
 """CPU time of a command and of every process that it starts, workers that detach themselves included."""
 
+import collections
 import os
 import subprocess
 import threading
@@ -12,49 +13,20 @@ import psutil
 SAMPLE_EVERY_S = 0.25
 
 
-def core_seconds_of(command: list[str], timeout_s: float, log: Path, cwd: Path, env: dict[str, str]) -> float:
-    """Run a command to its end; its output goes to ``log``. Returns user + system seconds of its process tree.
-
-    Raises RuntimeError as ``core_seconds_by_process`` does.
-    """
-    return sum(seconds for _, seconds in core_seconds_by_process(command, timeout_s, log, cwd, env))
-
-
-def core_seconds_by_process(
-    command: list[str], timeout_s: float, log: Path, cwd: Path, env: dict[str, str]
-) -> list[tuple[str, float]]:
-    """Run a command to its end; its output goes to ``log``. Returns (command line, user + system seconds) of every
-    process of its tree, the dearest first.
-
-    A process counts as far as it was seen, every quarter of a second. Raises RuntimeError with the log's end where
-    the command fails, and where it takes longer than ``timeout_s``.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=env)
-    tree = _Tree(psutil.Process(process.pid))
-    watcher = threading.Thread(target=tree.watch, daemon=True)
-    watcher.start()
-    try:
-        code = process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        code = f"no end within {timeout_s:g} s"
-    finally:
-        tree.stop.set()
-        watcher.join()
-    if code != 0:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"{' '.join(command)}: {code}\n{end}")
-    return sorted(tree.seen.values(), key=lambda named: -named[1])
-
-
-class _Tree:
-    """The descendants of a process, and the name and core-seconds that each was last seen with."""
+class CoreTime:
+    """User + system seconds of a process and its descendants, each as far as it was seen, every quarter of a second."""
 
     def __init__(self, root: psutil.Process):
+        self.begun = time.monotonic()
         self.members = {root}
         self.seen: dict[psutil.Process, tuple[str, float]] = {}
+        self.course: list[tuple[float, dict[str, float]]] = []
+        """seconds since the start, and what each command line had taken by then"""
         self.stop = threading.Event()
+
+    @property
+    def total(self) -> float:
+        return sum(seconds for _, seconds in self.seen.values())
 
     def watch(self) -> None:
         while not self.stop.is_set():
@@ -72,6 +44,34 @@ class _Tree:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 spent = process.cpu_times()
                 self.seen[process] = (" ".join(process.cmdline()).strip(), spent.user + spent.system)
+        so_far: collections.Counter[str] = collections.Counter()
+        for name, seconds in self.seen.values():
+            so_far[name] += seconds  # pyright: ignore[reportArgumentType]
+        self.course.append((time.monotonic() - self.begun, dict(so_far)))
+
+
+def core_time_of(command: list[str], timeout_s: float, log: Path, cwd: Path, env: dict[str, str]) -> CoreTime:
+    """Run a command to its end; its output goes to ``log``.
+
+    Raises RuntimeError with the log's end where the command fails, and where it takes longer than ``timeout_s``.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=env)
+    tree = CoreTime(psutil.Process(process.pid))
+    watcher = threading.Thread(target=tree.watch, daemon=True)
+    watcher.start()
+    try:
+        code = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        code = f"no end within {timeout_s:g} s"
+    finally:
+        tree.stop.set()
+        watcher.join()
+    if code != 0:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"{' '.join(command)}: {code}\n{end}")
+    return tree
 
 
 def cpu_model() -> str:

@@ -1,7 +1,7 @@
 """How much of the machine the scoring job leaves to its kernels, beside the same kernels in a pool of processes and in
 Daft's local runner. Tables in docs/scale.md.
 
-    python -m benchmarks.efficiency                     # 256 made-up videos, about ten minutes on 2 cores
+    python -m benchmarks.efficiency                     # 256 made-up videos, about twenty minutes on 2 cores
     pip install daft                                    # adds the row of Daft; not one of this project's dependencies
 
 All three decode, search and map the same videos with the same code, a process or actor a core and stage, and all write
@@ -10,6 +10,7 @@ would take them along.
 """
 
 import argparse
+import collections
 import importlib.util
 import json
 import multiprocessing
@@ -18,13 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.cpu_time import core_seconds_of, cpu_model
-from benchmarks.scale import steady_rate
+from benchmarks.cpu_time import CoreTime, core_time_of, cpu_model
 from catalog.sampling import SamplingConfig
 from catalog.tables import read_products, read_videos
 from catalog.world import make_world
@@ -36,6 +38,8 @@ from tracking.names import PROJECT
 from training.models import EngagementModel, ModelSpec, for_inference, load_checkpoint, save_checkpoint
 
 TIMEOUT_S = 1800
+KERNELS = ("isolated_child", "EngageActor")
+"""in the names of the job's processes that do nothing but decode, search and map"""
 
 
 class Kernels:
@@ -74,12 +78,10 @@ def _score(video: dict[str, Any]) -> float:
 
 
 def in_pool(videos: list[dict[str, Any]], checkpoint: bytes, cores: int) -> dict[str, float]:
-    """Seconds in all, and videos a second from a third to nine tenths of them."""
-    begun, pace = time.monotonic(), []
+    begun = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(cores, _start, (checkpoint,)) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_score, videos), 1):
-            pace.append({"videos": done, "wall_seconds": time.monotonic() - begun})
-    return {"job_s": time.monotonic() - begun, "rate": steady_rate(pace)}
+        collections.deque(pool.imap_unordered(_score, videos), maxlen=0)
+    return {"job_s": time.monotonic() - begun}
 
 
 def in_daft(videos: list[dict[str, Any]], checkpoint: bytes, cores: int) -> dict[str, float]:
@@ -103,18 +105,26 @@ def in_daft(videos: list[dict[str, Any]], checkpoint: bytes, cores: int) -> dict
     return {"job_s": time.monotonic() - begun}
 
 
-def in_job(folder: Path, world: Path) -> dict[str, float]:
-    """As the pool; kernel time over cores x wall time, of the whole run and of the same middle part; and over the core
-    time of all the job's processes, which other work on the machine does not touch."""
+def in_job(folder: Path, world: Path, model: Path) -> dict[str, float]:
+    """As the pool, and three efficiencies: kernel time over cores x wall time of the whole run, the same in the middle
+    of its work, and kernel time over the core time of all the job's processes, which other work does not touch."""
     command = [sys.executable, "-m", "jobs.score", "--videos", f"{world}/videos.parquet"]
-    command += ["--products", f"{world}/products.parquet", "--model", f"{folder}/model.pt", "--output", f"{folder}/out"]
+    command += ["--products", f"{world}/products.parquet", "--model", str(model), "--output", f"{folder}/out"]
+    folder.mkdir()
     begun, environment = time.monotonic(), os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    core_s = core_seconds_of([*command, "--faithfulness-videos", "0"], TIMEOUT_S, folder / "log", PROJECT, environment)
+    spent = core_time_of([*command, "--faithfulness-videos", "0"], TIMEOUT_S, folder / "log", PROJECT, environment)
     took, summary = time.monotonic() - begun, json.loads((folder / "out" / "run.json").read_text())
-    rate, kernel_s = steady_rate(summary["pace"]), sum(summary["core_seconds"].values()) / summary["rows"]
-    kernels_s = sum(summary["core_seconds"].values())
-    found = {"job_s": took, "rate": rate, "whole": kernels_s / summary["cores"] / took}
-    return found | {"steady": rate * kernel_s / summary["cores"], "core": kernels_s / core_s}
+    kernels_s, cores = sum(summary["core_seconds"].values()), summary["cores"]
+    steady = steady_core_s(spent) / cores
+    return {"job_s": took, "whole": kernels_s / cores / took, "steady": steady, "core": kernels_s / spent.total}
+
+
+def steady_core_s(spent: CoreTime) -> float:
+    """Core-seconds a second of the processes that hold the kernels, from a third to nine tenths of their work."""
+    wall = [seconds for seconds, _ in spent.course]
+    done = [sum(s for name, s in so_far.items() if any(k in name for k in KERNELS)) for _, so_far in spent.course]
+    first, last = np.interp([0.33 * done[-1], 0.9 * done[-1]], done, wall)
+    return (0.9 - 0.33) * done[-1] / (last - first)
 
 
 def catalogue(world: Path) -> list[dict[str, Any]]:
@@ -128,6 +138,7 @@ def catalogue(world: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=256)
+    parser.add_argument("--architecture", nargs="+", default=["r3d_18_w16", "r3d_18"])
     parser.add_argument("--world", type=Path, help="a made-up world to take in place of a new one")
     flags = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -136,22 +147,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = flags.world or make_world(folder / "world", videos=flags.videos, seed=5).videos.parent
-        save_checkpoint(EngagementModel(ModelSpec(architecture="r3d_18_w16")), folder / "model.pt")
-        checkpoint, videos = (folder / "model.pt").read_bytes(), catalogue(world)
+        videos = catalogue(world)
         minutes = sum(pq.read_table(world / "truth.parquet")["seconds"].to_pylist()) / 60
-        print(f"{cpu_model()}; {len(videos)} videos, {minutes:.1f} minutes, r3d_18_w16\n")
-        columns = ("", "s in all", "videos a second, steady", "efficiency, whole", "efficiency, steady", "of core time")
+        print(f"{cpu_model()}; {len(videos)} videos, {minutes:.1f} minutes\n")
+        columns = ("network", "", "s in all", "efficiency, whole", "steady", "of core time")
         print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-        runs: dict[str, Callable[[], dict[str, float]]] = {
-            "jobs.score": lambda: in_job(folder, world),
-            "multiprocessing.Pool": lambda: in_pool(videos, checkpoint, cores),
-        }
-        if importlib.util.find_spec("daft"):
-            runs["Daft, local runner"] = lambda: in_daft(videos, checkpoint, cores)
-        for what, run in runs.items():
-            found = run()
-            cells = (f"{found[key]:.2f}" if key in found else "" for key in ("rate", "whole", "steady", "core"))
-            print(f"| {what} | {found['job_s']:.0f} | {' | '.join(cells)} |", flush=True)
+        for architecture in flags.architecture:
+            model = folder / f"{architecture}.pt"
+            save_checkpoint(EngagementModel(ModelSpec(architecture=architecture)), model)
+            checkpoint = model.read_bytes()
+            runs: dict[str, Callable[[], dict[str, float]]] = {
+                "jobs.score": partial(in_job, folder / architecture, world, model),
+                "multiprocessing.Pool": partial(in_pool, videos, checkpoint, cores),
+            }
+            if importlib.util.find_spec("daft"):
+                runs["Daft, local runner"] = partial(in_daft, videos, checkpoint, cores)
+            for what, run in runs.items():
+                found = run()
+                cells = (f"{found[key]:.2f}" if key in found else "" for key in ("whole", "steady", "core"))
+                print(f"| {architecture} | {what} | {found['job_s']:.0f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cpu_time import core_seconds_of, cpu_model
+from benchmarks.cpu_time import core_time_of, cpu_model
 from catalog import storage
 from scoring.costs import Machines, StageCosts
 from tracking.names import PROJECT
@@ -36,7 +36,7 @@ def measured(module: str, folder: Path, *flags: str) -> dict:
     """What the module prints last, and its core-seconds with every process that it started."""
     command = [sys.executable, "-m", module, "--folder", str(folder), *flags]
     log = folder.parent / f"{folder.name}.log"
-    spent = core_seconds_of(command, TIMEOUT_S, log, PROJECT, dict(os.environ))
+    spent = core_time_of(command, TIMEOUT_S, log, PROJECT, dict(os.environ)).total
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("{")]
     return (json.loads(lines[-1]) if lines else {}) | {"core_s": spent}
 
@@ -50,7 +50,8 @@ def steady_rate(pace: list[dict[str, float]]) -> float:
 
 def overhead(folder: Path, sizes: list[int]) -> None:
     columns = ("videos", "job, s", "core-ms a video", "... beyond the first run", "videos a second")
-    print(f"| {' | '.join(columns)} | driver, MB | worker, MB | object store, MB |\n|" + "---|" * 8)
+    megabytes = ("driver", "reporting", "worker", "store")
+    print(f"| {' | '.join(columns)} | driver, MB | ... reporting | worker, MB | object store, MB |\n|" + "---|" * 9)
     first: dict | None = None
     for rows in sizes:
         flags = ("--rows", str(rows), "--prepare-s", str(SLEEP_S), "--engage-s", str(SLEEP_S))
@@ -60,7 +61,7 @@ def overhead(folder: Path, sizes: list[int]) -> None:
         print(
             f"| {rows:,} | {found['job_s']:.0f} | {1e3 * found['core_s'] / rows:.1f} | "
             f"{'' if beyond is None else f'{beyond:.2f}'} | {steady_rate(found['pace']):.0f} | "
-            + " | ".join(f"{found[f'{what}_bytes'] / 1e6:,.0f}" for what in ("driver", "worker", "store")) + " |",
+            + " | ".join(f"{found[f'{what}_bytes'] / 1e6:,.0f}" for what in megabytes) + " |",
             flush=True,
         )  # fmt: skip
 

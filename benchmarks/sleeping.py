@@ -72,17 +72,22 @@ class SleepingEngage:
 
 class Memory(threading.Thread):
     """The most that the job's processes (less what they share, as with the object store) and the object stores have
-    held, bytes."""
+    held, bytes; the driver apart while it scores and when it reports, after the last video."""
 
-    def __init__(self):
+    def __init__(self, summary: Path):
+        """summary: the file that the job writes when all videos are scored."""
         super().__init__(daemon=True)
-        self.driver = self.worker = self.store = 0
+        self.summary = summary
+        self.driver = self.reporting = self.worker = self.store = 0
         self.before = psutil.disk_usage("/dev/shm").used
 
     def run(self) -> None:
         driver = psutil.Process()
         while True:
-            self.driver = max(self.driver, own_bytes(driver))
+            if self.summary.exists():
+                self.reporting = max(self.reporting, own_bytes(driver))
+            else:
+                self.driver = max(self.driver, own_bytes(driver))
             for process in driver.children(recursive=True):
                 try:
                     if process.cmdline()[0].startswith("ray::"):
@@ -90,7 +95,7 @@ class Memory(threading.Thread):
                 except (psutil.Error, IndexError):
                     continue
             self.store = max(self.store, psutil.disk_usage("/dev/shm").used - self.before)
-            time.sleep(5)
+            time.sleep(1)
 
 
 def own_bytes(process: psutil.Process) -> int:
@@ -133,7 +138,7 @@ def main() -> None:
     for _ in range(flags.nodes):
         cluster.add_node(num_cpus=flags.cpus_per_node, **store)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    memory = Memory()
+    memory = Memory(Path(config.output, "run.json"))
     memory.start()
     begun, begun_core_s = time.monotonic(), time.process_time()
     with mock.patch.multiple(graph, PrepareActor=SleepingPrepare, EngageActor=SleepingEngage):
@@ -144,9 +149,8 @@ def main() -> None:
     summary = json.loads(Path(config.output, "run.json").read_text())
     found = {"code": code, "rows": summary["rows"], "job_s": took, "pace": summary["pace"]}
     found |= {"driver_core_s": time.process_time() - begun_core_s}
-    print(
-        json.dumps(found | {"driver_bytes": memory.driver, "worker_bytes": memory.worker, "store_bytes": memory.store})
-    )
+    found |= {f"{what}_bytes": getattr(memory, what) for what in ("driver", "reporting", "worker", "store")}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -55,15 +55,7 @@ class OutputFolder:
     def rows(self, columns: Sequence[str] = ROWS) -> pa.Table:
         """What is there: the ``columns`` of every row, and ``part``, the file that it is in."""
         parts = self._parts("scores")
-        schema = pa.schema([SCORES.field(name) for name in columns])
-        groups, sizes = [schema.empty_table()], []
-        with ThreadPoolExecutor(READERS) as readers:
-            for start in range(0, len(parts), READ_TOGETHER):
-                some = parts[start : start + READ_TOGETHER]
-                tables = list(readers.map(lambda part: _read_part(part, list(columns)), some))
-                sizes += [table.num_rows for table in tables]
-                groups.append(pa.concat_tables(tables).combine_chunks())
-        rows = pa.concat_tables(groups)
+        rows, sizes = _read_parts(parts, columns)
         place = np.repeat(np.arange(len(parts)), sizes)
         return rows.append_column("part", pa.array(parts, pa.string()).take(pa.array(place, pa.int64())))
 
@@ -238,8 +230,7 @@ def read_scores(uri: str) -> pa.Table:
     parts = OutputFolder(storage.absolute(uri))._parts("scores")
     if not parts:
         raise Refused(f"{uri} holds no scores/*.parquet; give the --output folder of jobs.score")
-    with ThreadPoolExecutor(READERS) as readers:
-        return pa.concat_tables(readers.map(lambda part: _read_part(part, SCORES.names), parts))
+    return _read_parts(parts, SCORES.names)[0]
 
 
 def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -248,6 +239,18 @@ def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]
     for row in OutputFolder(storage.absolute(uri)).maps(video_ids=sorted(video_ids)):
         E = np.frombuffer(row["e_uint8"], np.uint8).reshape(row["seconds"], row["height"], row["width"])
         yield row["video_id"], E.astype(np.float32) / 255
+
+
+def _read_parts(parts: Sequence[str], columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
+    """These columns of all parts, and each part's number of rows."""
+    groups, sizes = [pa.schema([SCORES.field(name) for name in columns]).empty_table()], []
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(parts), READ_TOGETHER):
+            some = parts[start : start + READ_TOGETHER]
+            tables = list(readers.map(lambda part: _read_part(part, list(columns)), some))
+            sizes += [table.num_rows for table in tables]
+            groups.append(pa.concat_tables(tables).combine_chunks())
+    return pa.concat_tables(groups), sizes
 
 
 def _read_part(part: str, columns: list[str]) -> pa.Table:
