@@ -114,14 +114,17 @@ def build_graph(
             compute=ray.data.ActorPoolStrategy(min_size=resources.engage_actors, max_size=resources.max_engage_actors),
             **PERSISTENT,
         )
-        # INPUT scores -> a Parquet file a block; OUTPUT a tally row each. No CPU asked: the other stages have all
+        # INPUT scores -> a Parquet file a block; OUTPUT a tally row each. No CPU asked: the other stages have all.
+        # By the cores, not the GPUs: a hundred cores' blocks are more than the one writer of a few GPUs can write
         .map_batches(
             WriteActor,
             fn_constructor_args=(output,),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=0,
-            compute=ray.data.ActorPoolStrategy(size=max(1, resources.engage_actors // 8)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=max(1, resources.prepare_actors // 8), max_size=max(1, resources.max_prepare_actors // 8)
+            ),
             **PERSISTENT,
         )
     )

@@ -82,3 +82,25 @@ def test_an_object_store_that_spills_all_the_time_loses_nothing(tmp_path: Path):
         finally:
             job.kill()
     assert_all_is_well(tmp_path, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_disk_too_full_to_spill_to_ends_the_job_in_words_and_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    expected = write_catalogue(tmp_path, videos=64, seed=0)
+    with monkeypatch.context() as full:
+        full.setenv("RAY_local_fs_capacity_threshold", "0.001")  # above which a disk is taken for full
+        with cluster(1, STORE_BYTES) as (address, _, log), crowded(address):
+            job = start_job(tmp_path, tmp_path / "night", address, log, Night())
+            try:
+                assert job.wait(300) == 1, log.read_text()
+            finally:
+                job.kill()
+    said = log.read_text()
+    assert "a disk is full" in said
+    assert "Traceback" not in said
+    with cluster(1) as (address, _, log):
+        assert start_job(tmp_path, tmp_path / "night", address, log, Night()).wait(200) == 0, log.read_text()
+    assert_all_is_well(tmp_path, expected)
