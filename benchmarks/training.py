@@ -274,7 +274,7 @@ def main() -> None:
                     part(bench, world, arguments.epochs)
         if {"speed", "bf16", "workers"} & set(arguments.parts):
             few = make_world(bench.folder / "few", videos=arguments.few, seed=1, config=shape)
-            for part, epochs in ((speed, 4), (bf16, 2), (workers, 4)):
+            for part, epochs in ((speed, 4), (bf16, 2), (workers, LoopConfig.epochs)):
                 if part.__name__ in arguments.parts:
                     part(bench, few, epochs)
 

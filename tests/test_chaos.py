@@ -4,12 +4,14 @@ import contextlib
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmarks.chaos import POISON, Night, cluster, judged, scored, start_job, write_catalogue
+from benchmarks.chaos import POISON, Night, cluster, judged, rows_in, scored, start_job, write_catalogue
 from scoring.output import OutputFolder
 
 STORE_BYTES = 80_000_000
@@ -22,6 +24,14 @@ while True:
     time.sleep(0.1)
 """
 """goes on putting into the object store, and holds half as much again as fits"""
+FILL = """
+import sys, time, numpy, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+held = [ray.put(numpy.zeros(8 << 20, numpy.uint8)) for _ in range(9)]
+while True:
+    time.sleep(1)
+"""
+"""leaves next to nothing of the object store to others"""
 
 
 def assert_all_is_well(folder: Path, expected: dict[str, str | None]) -> None:
@@ -53,8 +63,8 @@ def test_a_bad_night_on_three_nodes_loses_and_doubles_nothing(tmp_path: Path, se
 
 
 @contextlib.contextmanager
-def crowded(address: str) -> Iterator[None]:
-    crowd = subprocess.Popen([sys.executable, "-c", CROWD, address])
+def crowded(address: str, by: str = CROWD) -> Iterator[None]:
+    crowd = subprocess.Popen([sys.executable, "-c", by, address])
     try:
         yield
         assert crowd.poll() is None
@@ -86,13 +96,43 @@ def test_an_object_store_that_spills_all_the_time_loses_nothing(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_lost_head_ends_the_job_and_the_same_command_goes_on_with_another(tmp_path: Path):
+    expected = write_catalogue(tmp_path, videos=64, seed=0)
+    output = tmp_path / "night"
+    with cluster(1) as (address, _, log):
+        job = start_job(tmp_path, output, address, log, Night())
+        try:
+            deadline = time.monotonic() + 120
+            while rows_in(output) < 8 and time.monotonic() < deadline:
+                time.sleep(1)
+            assert 8 <= rows_in(output) < 64, log.read_text()
+            kill_head()
+            assert job.wait(240) == 1, log.read_text()
+        finally:
+            job.kill()
+    assert "GCS may have been killed" in log.read_text()  # Ray ends a driver without a head and leaves us no word
+    with cluster(1) as (address, _, log):
+        assert start_job(tmp_path, output, address, log, Night()).wait(200) == 0, log.read_text()
+    assert_all_is_well(tmp_path, expected)
+
+
+def kill_head() -> None:
+    """With every process of its machine but the job."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "chaos_job" not in " ".join(process.cmdline()):
+                process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_disk_too_full_to_spill_to_ends_the_job_in_words_and_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     expected = write_catalogue(tmp_path, videos=64, seed=0)
     with monkeypatch.context() as full:
         full.setenv("RAY_local_fs_capacity_threshold", "0.001")  # above which a disk is taken for full
-        with cluster(1, STORE_BYTES) as (address, _, log), crowded(address):
+        with cluster(1, STORE_BYTES) as (address, _, log), crowded(address, FILL):
             job = start_job(tmp_path, tmp_path / "night", address, log, Night())
             try:
                 assert job.wait(300) == 1, log.read_text()
