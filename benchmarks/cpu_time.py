@@ -44,9 +44,9 @@ class CoreTime:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 spent = process.cpu_times()
                 self.seen[process] = (" ".join(process.cmdline()).strip(), spent.user + spent.system)
-        so_far: collections.Counter[str] = collections.Counter()
+        so_far: collections.defaultdict[str, float] = collections.defaultdict(float)
         for name, seconds in self.seen.values():
-            so_far[name] += seconds  # pyright: ignore[reportArgumentType]
+            so_far[name] += seconds
         self.course.append((time.monotonic() - self.begun, dict(so_far)))
 
 
