@@ -27,11 +27,16 @@ while True:
 FILL = """
 import sys, time, numpy, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-held = [ray.put(numpy.zeros(8 << 20, numpy.uint8)) for _ in range(9)]
+held, size = [], 1 << 20
+while size > 100_000:  # smaller ones never go into the store
+    try:
+        held.append(ray.put(numpy.zeros(size, numpy.uint8)))
+    except ray.exceptions.OutOfDiskError:
+        size //= 2
 while True:
     time.sleep(1)
 """
-"""leaves next to nothing of the object store to others"""
+"""leaves nothing of the object store to others"""
 
 
 def assert_all_is_well(folder: Path, expected: dict[str, str | None]) -> None:
@@ -132,6 +137,7 @@ def test_a_disk_too_full_to_spill_to_ends_the_job_in_words_and_it_goes_on(
     expected = write_catalogue(tmp_path, videos=64, seed=0)
     with monkeypatch.context() as full:
         full.setenv("RAY_local_fs_capacity_threshold", "0.001")  # above which a disk is taken for full
+        full.setenv("RAY_object_spilling_threshold", "1.0")  # beforehand Ray spills without a look at the disk
         with cluster(1, STORE_BYTES) as (address, _, log), crowded(address, FILL):
             job = start_job(tmp_path, tmp_path / "night", address, log, Night())
             try:
