@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import mlflow.artifacts
 import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -32,11 +33,14 @@ from tracking.names import (
     PROJECT,
     SHUFFLED,
 )
-from tracking.runs import Run, connect, run_link, version_link
+from tracking.runs import Run, connect, fitting, run_link, version_link
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "model.pt"
+HELD_OUT_PREDICTIONS = "held_out_predictions.csv"
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""what MLflow says of a model, and of an alias, that it does not have"""
 MAX_DESCRIPTION = 5000
 """characters that MLflow takes"""
 REQUIREMENTS = ("torch", "numpy", "mlflow")
@@ -78,7 +82,7 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: d
     checkpoint: model.pt; other files of its folder are stored beside it. example: uint8 (1, S, H, W, 3), a clip that
     shows the input's form. unit: of the output, for people. card: Markdown, the version's description.
     """
-    if run.run_id is None:
+    if not run.is_heard:
         return None
     try:
         signature = ModelSignature(
@@ -104,7 +108,7 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: d
         version = str(info.registered_model_version)
         for key, value in tags.items():
             client.set_model_version_tag(MODEL_NAME, version, key, value)
-        client.update_model_version(MODEL_NAME, version, card[:MAX_DESCRIPTION])
+        client.update_model_version(MODEL_NAME, version, fitting(card, MAX_DESCRIPTION))
         client.update_registered_model(MODEL_NAME, ABOUT_MODEL)
         client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
         return version
@@ -209,6 +213,8 @@ def promote(version: str, force: bool = False) -> None:
 
 def _objection(tags: dict[str, str], champion: str | None) -> str | None:
     """Why a version with these tags should not become the champion."""
+    if tags.get("split", "").startswith("random"):
+        return "was judged on a random split: it has seen other videos of the same creators, which flatters it"
     if BASELINE_GAIN_LOW not in tags:
         return "was never compared with models that need no video"
     if not float(tags[BASELINE_GAIN_LOW]) > 0:
@@ -222,21 +228,54 @@ def _objection(tags: dict[str, str], champion: str | None) -> str | None:
     if tags.get(COMPARED_WITH) != champion:
         return (
             f"was not compared with the present {CHAMPION}, version {champion}, but with "
-            f"{tags.get(COMPARED_WITH, 'none')}; training compares the two where they predict the same count "
-            "from the same kind of clip"
+            f"{tags.get(COMPARED_WITH, 'none')}, and was judged on other videos; training compares the two where they "
+            "predict the same count from the same kind of clip, so train it anew"
         )
     if not float(tags[CHAMPION_GAIN]) > 0:
         return f"is no better than the present {CHAMPION}, version {champion} (SRCC {tags[CHAMPION_GAIN]} higher)"
     return None
 
 
+def compared_anew(version: str) -> tuple[str, float, int] | None:
+    """Compare a version with the present champion where both were judged on the same videos and labels, and tag it
+    with what came of it: (champion, how much higher the version's SRCC is, videos). None where they were not, or where
+    training has compared the two. Raises Refused where the registry cannot be read."""
+    champion = version_with(CHAMPION)
+    if champion in (None, version):
+        return None
+    client = MlflowClient()
+    try:
+        challenging, present = (client.get_model_version(MODEL_NAME, v) for v in (version, champion))
+        digests = [model.tags.get("data_digest") for model in (challenging, present)]
+        if challenging.tags.get(COMPARED_WITH) == champion or digests[0] is None or digests[0] != digests[1]:
+            return None
+        its, other = (_held_out_predictions(str(model.run_id)) for model in (challenging, present))
+        both = its.merge(other, on="video_id", suffixes=("", "_other"))
+        gain = float(both["the model"].corr(both["label"], "spearman")) - float(
+            both["the model_other"].corr(both["label"], "spearman")
+        )
+        for name, value in {COMPARED_WITH: champion, CHAMPION_GAIN: f"{gain:.6g}"}.items():
+            client.set_model_version_tag(MODEL_NAME, version, name, value)
+    except (MlflowException, OSError) as error:
+        raise Refused(f"--version {version}: {_first_line(error)}. {_known_models()}") from error
+    return str(champion), gain, len(both)
+
+
+def _held_out_predictions(run_id: str) -> pd.DataFrame:
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=HELD_OUT_PREDICTIONS)
+    return pd.read_csv(path, dtype={"video_id": str})
+
+
 def version_with(alias: str) -> str | None:
-    """The version of pe-engagement that bears the alias; None where none does."""
+    """The version of pe-engagement that bears the alias; None where none does. Raises Refused where the registry
+    cannot be read."""
     connect()
     try:
         return str(MlflowClient().get_model_version_by_alias(MODEL_NAME, alias).version)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in NOT_THERE:
+            return None
+        raise Refused(f"the registry at {mlflow.get_tracking_uri()} cannot be read: {_first_line(error)}") from error
 
 
 def version_of(uri: str) -> str:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 MAX_TAG = 8000
 """characters that MLflow takes"""
+FAILURES_IN_A_ROW = 3
+SILENCE_S = 600.0
+"""for which a server that failed so often is not asked: a question may take a minute"""
+CUT = "\n\n*Cut here; the rest is among the run's artifacts.*"
 
 Result = TypeVar("Result")
 
@@ -81,6 +86,13 @@ def shown(value: float) -> float:
     return float(value) if float(value).is_integer() else float(f"{value:.5g}")
 
 
+def fitting(markdown: str, most: int) -> str:
+    """Markdown of at most so many characters, cut after a line where it is longer."""
+    if len(markdown) <= most:
+        return markdown
+    return markdown[: markdown.rfind("\n", 0, most - len(CUT))] + CUT
+
+
 def run_link(run_id: str, text: str) -> str:
     """Markdown that leads to a run within the UI, wherever that is served."""
     return f"[{text}](#/runs/{run_id})"
@@ -94,26 +106,38 @@ def version_link(name: str, version: str) -> str:
 def _never_fatal(method: Callable[..., Result]) -> Callable[..., Result | None]:
     @functools.wraps(method)
     def safe(self: "Run", *args: Any, **kwargs: Any) -> Result | None:
-        if self.run_id is None:
+        if not self.is_heard:
             return None
         try:
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
         except Exception as error:  # MLflow raises many kinds, from many layers
             self.failed(method.__name__, error)
             return None
+        self.failures = 0
+        return result
 
     return safe
 
 
 class Run:
-    """One MLflow run. Every method is safe to call: what fails is said once in the log and the job goes on.
+    """One MLflow run. Every method is safe to call: what fails is said in the log and the job goes on.
 
-    ``run_id`` is None where no run could be opened; then all methods do nothing.
+    ``run_id`` is None where no run could be opened; then all methods do nothing. After three failures in a row they do
+    nothing for ten minutes, so that a server which comes back is found and one that does not costs little.
     """
 
     def __init__(self, run_id: str | None):
         self.run_id = run_id
         self.failures = 0
+        self._silent_until = 0.0
+
+    @property
+    def is_heard(self) -> bool:
+        return self.run_id is not None and time.monotonic() >= self._silent_until
+
+    def ask_again(self) -> None:
+        """Before what must not be lost."""
+        self._silent_until = 0.0
 
     @property
     def _id(self) -> str:
@@ -123,9 +147,9 @@ class Run:
     def failed(self, what: str, error: Exception) -> None:
         self.failures += 1
         log.warning("MLflow: %s failed, the job goes on without it: %s", what, str(error).split("\n")[0][:300])
-        if self.failures >= 3:
-            log.warning("MLflow: given up for this run after three failures")
-            self.run_id = None
+        if self.failures >= FAILURES_IN_A_ROW:
+            log.warning("MLflow: not asked for %g s after %d failures in a row", SILENCE_S, self.failures)
+            self._silent_until = time.monotonic() + SILENCE_S
 
     @_never_fatal
     def params(self, params: Mapping[str, Any]) -> None:
@@ -133,10 +157,12 @@ class Run:
         MlflowClient().log_batch(self._id, params=values)
 
     @_never_fatal
-    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> bool:
+        """Whether they arrived (None where not)."""
         now = get_current_time_millis()
         values = [Metric(k, shown(v), now, step) for k, v in metrics.items()]
         MlflowClient().log_batch(self._id, metrics=values)
+        return True
 
     @_never_fatal
     def steps(self, metric: str) -> set[int]:
@@ -170,7 +196,7 @@ class Run:
     @_never_fatal
     def description(self, markdown: str) -> None:
         """What the UI shows above a run's parameters."""
-        MlflowClient().set_tag(self._id, "mlflow.note.content", markdown[:MAX_TAG])
+        MlflowClient().set_tag(self._id, "mlflow.note.content", fitting(markdown, MAX_TAG))
 
     @_never_fatal
     def figure(self, figure: Any, file: str) -> None:
@@ -196,8 +222,12 @@ class Run:
         below = MlflowClient().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{self._id}'")
         return {str(run.info.run_name): run.info.run_id for run in below}
 
-    @_never_fatal
     def finish(self, status: str) -> None:
+        self.ask_again()
+        self._finish(status)
+
+    @_never_fatal
+    def _finish(self, status: str) -> None:
         MlflowClient().set_terminated(self._id, status)
 
 

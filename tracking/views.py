@@ -28,7 +28,9 @@ COLUMNS = {
             "val/srcc", "train/loss",
         ),
         "params": ("architecture", "epochs", "learning_rate"),
-        "tags": ("catalogue", "target", "split", "registered_version", "git_commit"),
+        "tags": (
+            "catalogue", "target", "residualized_on", "split", "data_digest", "registered_version", "git_commit",
+        ),
     },
     SCORING_RUNS: {
         "metrics": (

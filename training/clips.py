@@ -282,7 +282,11 @@ def broken_by(error: BaseException | None) -> Broken | None:
         return Broken(f"a disk is full ({error}); free space, or give another --storage or --clip-cache")
     if type(error).__name__ == "OutOfMemoryError":
         return Broken("the GPU's memory does not hold a batch; lower --batch-size, --input-size or --max-clip-frames")
-    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None), error.__cause__]
+    if type(error).__name__ == "WorkerGroupStartupTimeoutError":
+        return Broken("the workers found no room: other jobs hold this cluster's cores or GPUs (see ray status); run "
+                      "the same command when they have ended, or lower --workers")  # fmt: skip
+    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
+    inner += [getattr(error, "cause", None), error.__cause__]
     return next(filter(None, (broken_by(one) for one in inner if isinstance(one, BaseException))), None)
 
 

@@ -140,7 +140,9 @@ class Worker:
             if self.best is not None:
                 (folder / BEST_FILE).write_bytes(self.best)
             state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-            torch.save(state, folder / STATE_FILE)
+            content = io.BytesIO()  # into a file torch.save would call a full disk something else
+            torch.save(state, content)
+            (folder / STATE_FILE).write_bytes(content.getbuffer())
             (folder / HISTORY_FILE).write_text(json.dumps(self.history))
             (folder / PREDICTIONS_FILE).write_text(json.dumps(predictions))
             checkpoint = ray.train.Checkpoint.from_directory(folder)

@@ -167,7 +167,7 @@ def fit(
     try:
         result = _run(trainer, reports, on_report)
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
-        raise broken_by(error) or error from error
+        raise broken_by(error) or _workers_lost(error) or error from error
     assert result.checkpoint is not None
     folder = Path(tempfile.mkdtemp(prefix="pe-model-"))
     with result.checkpoint.as_directory() as kept:
@@ -180,6 +180,15 @@ def fit(
         predictions={p["video_id"]: judged.to_log_engagement(p["prediction"]) for p in predictions},
         epochs=epochs,
     )
+
+
+def _workers_lost(error: BaseException) -> Broken | None:
+    """Where every attempt ended with a worker that died, by no fault of its code that it could tell."""
+    failures = getattr(error, "worker_failures", {}).values()
+    if failures and all(isinstance(failure, ray.exceptions.RayActorError) for failure in failures):
+        return Broken("workers died again and again (the kernel's log says whether memory ran out; ray logs the rest); "
+                      "the same command goes on after the last finished epoch")  # fmt: skip
+    return None
 
 
 def run_folder(storage_uri: str, name: str) -> str:

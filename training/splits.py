@@ -13,10 +13,9 @@ TRAINING, VALIDATION, HELD_OUT, LEFT_OUT = "training", "validation", "held_out",
 
 
 def sides(table: pd.DataFrame, videos_uri: str, split: SplitConfig) -> np.ndarray:
-    """(N,) OLDER = "held-out videos older than the newest seen"
-    TRAINING, VALIDATION, HELD_OUT or LEFT_OUT for each of the table's videos (creator_id, posted_at).
+    """(N,) TRAINING, VALIDATION, HELD_OUT or LEFT_OUT for each of the table's videos (creator_id, posted_at).
 
-        Raises Refused where the table does not have what it takes.
+    Raises Refused where the table does not have what it takes.
     """
     for flag, share in (("held-out", split.held_out_fraction), ("validation", split.validation_fraction)):
         if not (0 < share < 1 or (share == 0 and flag == "validation")):

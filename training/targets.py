@@ -77,13 +77,15 @@ def labelled(videos: pa.Table, videos_uri: str, config: TargetConfig) -> Example
             f"{f' ({reasons})' if reasons else ''}; at least {MIN_VIDEOS} are needed, and some thousands to learn well"
         )
     if table["label"].nunique() == 1:
-        only = table[columns_of(config.target)[0]].iloc[0]
-        raise Refused(f"{videos_uri}: all {config.target} are {only:g}: there is nothing to learn")
+        only = np.expm1(table["label"].iloc[0])
+        raise Refused(f"{videos_uri}: all {config.target} are {only:.6g}: there is nothing to learn")
     for name in columns_to_residualize(config):
         derived = name == DURATION or (name in CATEGORIES and posted is not None)
+        if name in ours:
+            raise Refused(f"--residualize {name}: training has a column {name} itself; rename that of {videos_uri}")
         if name not in table and not derived:
             raise Refused(f"--residualize {name}: {videos_uri} has no such column; its columns are "
-                          f"{', '.join(videos.column_names)}")  # fmt: skip
+                          f"{', '.join(column for column in videos.column_names if column not in ours)}")  # fmt: skip
         if name in columns_of(config.target):
             raise Refused(f"--residualize {name}: the target {config.target} itself is made of it")
     table["suspicious"] = suspicions(table)

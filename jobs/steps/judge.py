@@ -100,7 +100,11 @@ def _champion(
     cluster: Mapping[str, float],
 ) -> tuple[str, Evaluation] | None:
     """The present champion on the same videos, where it predicts the same target from the same kind of clip."""
-    version = registry.version_with(CHAMPION)
+    try:
+        version = registry.version_with(CHAMPION)
+    except Refused as error:
+        console.print(f"whether there is a champion to compare with cannot be told: {error}")
+        return None
     if version is None:
         return None
     try:
@@ -166,8 +170,10 @@ def publish(
     clips: Clips,
     run: Run,
     seconds: float,
-) -> str | None:
-    """Log figures, plots and the model card, and register the model; returns its version, None where that failed."""
+) -> tuple[str | None, dict[str, str]]:
+    """Log figures, plots and the model card, and register the model; returns its version, None where that failed, and
+    name -> content of the files."""
+    run.ask_again()
     difference, low, high = judged.over_baseline
     figures = {f"eval/{k}": v for k, v in judged.model.figures.items()}
     for name, baseline in judged.baselines.items():
@@ -183,11 +189,13 @@ def publish(
     unit, held_out = unit_of(plan.config.targets), judged.model.held_out
     deciles = calibration(judged.model, plan.config.split.seed)
     all_figures = pd.DataFrame({name: evaluation.figures for name, evaluation in judged.rows().items()}).T
-    run.text(all_figures.round(4).to_csv(index_label="model"), "figures.csv")
-    run.text(deciles.to_csv(), "calibration.csv")
     rows = {"video_id": held_out.video_ids, "creator_id": held_out.creators, "label": held_out.label}
     predictions = {name: evaluation.prediction for name, evaluation in judged.rows().items()}
-    run.text(pd.DataFrame(rows | predictions).to_csv(index=False), "held_out_predictions.csv")
+    facts = {
+        "figures.csv": all_figures.round(4).to_csv(index_label="model"),
+        "calibration.csv": deciles.to_csv(),
+        registry.HELD_OUT_PREDICTIONS: pd.DataFrame(rows | predictions).to_csv(index=False),
+    }
     run.figure(comparison(judged.rows()), "plots/srcc.png")
     run.figure(learning_curves(fitted.epochs), "plots/learning_curves.png")
     run.figure(held_out_predictions(judged.model, unit), "plots/held_out_predictions.png")
@@ -209,7 +217,9 @@ def publish(
         epochs=len(fitted.epochs),
         tags=tags,
     )
-    run.text(card, "model_card.md")
+    facts["model_card.md"] = card
+    for file, text in facts.items():
+        run.text(text, file)
     run.description(card)
     (fitted.checkpoint.parent / "target.json").write_text(json.dumps(adjustment.to_dict()))
     first = examples[examples["side"] == HELD_OUT].head(1)[["video_id", "label", "weight"]]
@@ -217,7 +227,7 @@ def publish(
     version = registry.register(run, fitted.checkpoint, example, unit, tags, card)
     if version is not None:
         run.tags({"registered_version": version})
-    return version
+    return version, facts
 
 
 def version_tags(plan: Plan, judged: Judged) -> dict[str, str]:

@@ -19,7 +19,19 @@ from catalog import storage
 from catalog.errors import Broken, Refused
 from jobs.command import DONE, StallWatch, console, parse, ray_cluster, read_flags, resolved
 from jobs.steps.train import adjusted, check_folders, decoded, trained
-from jobs.steps.train_plan import SWEEP_EXAMPLE, Plan, check, how, remember_run, tags_of, unfinished_run
+from jobs.steps.train_plan import (
+    SWEEP_EXAMPLE,
+    Begun,
+    Plan,
+    as_begun,
+    begun_run,
+    check,
+    digest_of,
+    held,
+    how,
+    remember_run,
+    tags_of,
+)
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import TRAINING_RUNS
@@ -48,11 +60,14 @@ class Attempt:
     def title(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.settings.items())
 
+    def with_plan(self, **changes: Any) -> "Attempt":
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, **changes))
+
 
 def main(plan: Plan) -> int:
     config = plan.config
     attempts = attempts_of(plan)
-    resume_id = unfinished_run(config.storage, plan.name, plan.digest)
+    begun = begun_run(config.storage, plan.name, plan.digest)
     console.print(f"sweep {plan.name}: {len(attempts)} combinations")
     for attempt in attempts:
         console.print(f"  {attempt.title}")
@@ -62,11 +77,15 @@ def main(plan: Plan) -> int:
         cluster = ray.cluster_resources()
         if config.dry_run:
             return DONE
-        with open_run(TRAINING_RUNS, plan.title, tags_of(plan) | {"sweep": "parent"}, resume_id) as parent:
-            remember_run(config.storage, plan.name, plan.digest, parent)
+        tags, resume_id = tags_of(plan) | {"sweep": "parent"}, begun and begun.mlflow_run
+        with held(plan), open_run(TRAINING_RUNS, plan.title, tags, resume_id) as parent:
+            remember_run(plan, Begun(plan.digest, parent.run_id, begun and begun.undecodable))
             parent.params(how(plan.settings))
-            clips = decoded(plan, cluster)
+            clips = as_begun(plan, decoded(plan, cluster))
             examples, _ = adjusted(plan, clips)
+            judged_on = {"data_digest": digest_of(examples)}
+            parent.tags(judged_on)
+            attempts = [a.with_plan(**judged_on) for a in attempts]
             bundle: Mapping[str, float] = scaling.resources_per_worker or {}  # pyright: ignore[reportAssignmentType]
             at_once = int(min(cluster[kind] // (config.workers * amount) for kind, amount in bundle.items()))
             epochs = _tried(attempts, clips, examples, scaling, max(1, at_once), parent)
@@ -107,7 +126,8 @@ def attempts_of(plan: Plan) -> list[Attempt]:
                           f"choose of {', '.join(n.replace('_', '-') for n in SWEPT)}")  # fmt: skip
         if not isinstance(values, list) or not values:
             raise Refused(f"--sweep {path}: {name} is {values!r}, expected a list of values, such as [1, 2]")
-        lists[field] = [_typed(config, path, name, value) for value in values]
+        typed = (_typed(config, path, name, value) for value in values)
+        lists[field] = list(dict.fromkeys(typed))  # 0.001 and 1e-3, which YAML takes for text, are one
     if not lists:
         raise Refused(f"--sweep {path} names no flag; expected such as {SWEEP_EXAMPLE}")
     combinations = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
@@ -160,7 +180,8 @@ def _tried(
     for number in range(len(results)):
         result = results[number]
         if result.error is not None:
-            raise Broken(f"{attempts[number].title}: {str(result.error).splitlines()[-1]}")
+            console.print(f"{attempts[number].title} broke: {str(result.error).splitlines()[-1]}")
+            follower.epochs[number] = {}
     return [[epochs[i] for i in sorted(epochs)] for _, epochs in sorted(follower.epochs.items())]
 
 
@@ -251,7 +272,7 @@ class Follower(ray.tune.Callback):
 
 
 def _score(attempt: Attempt, epochs: list[dict[str, float]]) -> float:
-    """SRCC on the validation videos of the epoch that would be kept; -inf of an attempt that diverged."""
+    """SRCC on the validation videos of the epoch that would be kept; -inf of an attempt that diverged or broke."""
     if not epochs:
         return -np.inf
     ranks = [epoch["val/srcc"] for epoch in epochs]
@@ -263,7 +284,7 @@ def _print(attempts: list[Attempt], epochs: list[list[dict[str, float]]], scores
     for column in ("settings", "epochs", "SRCC", "val/loss"):
         table.add_column(column)
     for i in np.argsort(scores)[::-1]:
-        loss = f"{epochs[i][-1]['val/loss']:.3f}" if epochs[i] else "diverged"
+        loss = f"{epochs[i][-1]['val/loss']:.3f}" if epochs[i] else "none"
         table.add_row(attempts[i].title, str(len(epochs[i])), f"{scores[i]:.3f}", loss)
     console.print()
     console.print(table)

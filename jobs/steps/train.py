@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -25,14 +26,27 @@ from jobs.command import (
 )
 from jobs.steps.folders import check_shared
 from jobs.steps.judge import judge, print_judged, publish
-from jobs.steps.train_plan import SHOWN, Plan, cache_of, how, prepared, remember_run, tags_of, unfinished_run
+from jobs.steps.train_plan import (
+    SHOWN,
+    Begun,
+    Plan,
+    as_begun,
+    begun_run,
+    cache_of,
+    digest_of,
+    held,
+    how,
+    prepared,
+    remember_run,
+    tags_of,
+)
 from jobs.steps.workers import nodes_of_cluster, scaled
 from jobs.train import TrainConfig
 from tracking.names import CHALLENGER, MODEL_NAME, SHUFFLED, TRAINING_RUNS
 from tracking.runs import Run, open_run, table_name, ui_command
 from training.clips import Clips, cached_clips
 from training.near_copies import near_copies
-from training.run import Fitted, check_enough, fit, forget
+from training.run import Diverged, Fitted, check_enough, fit, forget
 from training.splits import HELD_OUT, LEFT_OUT, TRAINING, VALIDATION
 from training.targets import (
     DURATION,
@@ -53,15 +67,15 @@ def main(config: TrainConfig) -> int:
         from jobs.steps import sweep
 
         return sweep.main(plan)
-    resume_id = unfinished_run(config.storage, plan.name, plan.digest)
+    begun = begun_run(config.storage, plan.name, plan.digest)
     with ray_cluster():
         check_folders(config)
         scaling = scaled(config, nodes_of_cluster)
         console.print(f"run {plan.name}: {config.workers} workers, {scaling.resources_per_worker} each")
         if config.dry_run:
             return DONE
-        with open_run(TRAINING_RUNS, plan.title, tags_of(plan), resume_id) as run:
-            remember_run(config.storage, plan.name, plan.digest, run)
+        with held(plan), open_run(TRAINING_RUNS, plan.title, tags_of(plan), begun and begun.mlflow_run) as run:
+            remember_run(plan, Begun(plan.digest, run.run_id, begun and begun.undecodable))
             return trained(plan, scaling, run, ray.cluster_resources()).exit_code
 
 
@@ -80,10 +94,14 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
     run.dictionary(plan.settings, "config.json")
     run.table_input(table_name(config.videos), config.videos, plan.examples, "training")
     since = time.monotonic()
-    clips = decoded(plan, cluster)
+    clips = as_begun(plan, decoded(plan, cluster))
     decoding = {"clips/reused": float(clips.reused), "clips/seconds": time.monotonic() - since}
     examples, adjustment = adjusted(plan, clips)
-    _log_data(run, plan, examples, clips, adjustment)
+    plan = dataclasses.replace(plan, data_digest=digest_of(examples))
+    run.tags({"data_digest": plan.data_digest})
+    facts = _facts(examples, clips, adjustment)
+    for file, text in facts.items():
+        run.text(text, file)
     fitted = fitted_model(plan, clips, examples, scaling, run)
     shuffled = _shuffled_control(plan, clips, examples, scaling) if config.shuffled_control else None
     folders = [made.checkpoint.parent for made in (fitted, shuffled) if made is not None]
@@ -93,9 +111,12 @@ def trained(plan: Plan, scaling: ray.train.ScalingConfig, run: Run, cluster: Map
         judged = judge(config, fitted, shuffled, examples, clips, plan.spec, cluster)
         print_judged(judged, unit_of(config.targets))
         seconds = time.monotonic() - begun
-        version = publish(plan, fitted, judged, adjustment, examples, clips, run, seconds)
+        version, of_judging = publish(plan, fitted, judged, adjustment, examples, clips, run, seconds)
         run.metrics(_counts(plan, examples, clips) | decoding)  # below the figures that one chooses by
-        _say_where(plan, fitted, version)
+        if version is None:
+            _keep(plan, fitted, facts | of_judging)
+        else:
+            _say_where(plan, version)
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
@@ -182,8 +203,9 @@ def fitted_model(
         logged = (run.steps("val/srcc") if run is not None else None) or set()
 
         def log_epoch(epoch: dict) -> None:
-            if run is not None and epoch["epoch"] not in logged:
-                run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"])
+            if run is None or epoch["epoch"] in logged:
+                return
+            if run.metrics({k: v for k, v in epoch.items() if k != "epoch"}, step=epoch["epoch"]):
                 logged.add(epoch["epoch"])
 
         done, latest = 0, ""
@@ -204,6 +226,8 @@ def fitted_model(
             clips, examples, plan.spec, config.loop, config.split.seed,
             plan.init_weights, scaling, storage.absolute(config.storage), plan.name, on_report,
         )  # fmt: skip
+        if run is not None:
+            run.ask_again()
         for epoch in fitted.epochs:  # a job killed between an epoch's checkpoint and its metrics left these out
             log_epoch(epoch)
     if len(fitted.epochs) < config.loop.epochs:
@@ -211,13 +235,20 @@ def fitted_model(
     return fitted
 
 
-def _shuffled_control(plan: Plan, clips: Clips, examples: pd.DataFrame, scaling: ray.train.ScalingConfig) -> Fitted:
-    """The same network on the same clips with the training labels dealt out anew: what it reaches is chance."""
+def _shuffled_control(
+    plan: Plan, clips: Clips, examples: pd.DataFrame, scaling: ray.train.ScalingConfig
+) -> Fitted | None:
+    """The same network on the same clips with the training labels dealt out anew: what it reaches is chance. None
+    where it diverged, which is no fault of the model's."""
     shuffled = examples.copy()
     training = np.flatnonzero(examples["side"] == TRAINING)
     dealt = np.random.default_rng(plan.config.split.seed).permutation(training)
     shuffled.loc[training, "label"] = examples["label"].to_numpy()[dealt]
-    return fitted_model(plan, clips, shuffled, scaling, None, "with shuffled labels")
+    try:
+        return fitted_model(plan, clips, shuffled, scaling, None, "with shuffled labels")
+    except Diverged as error:
+        console.print(f"the model is judged without the control of shuffled labels: with them, {error}")
+        return None
 
 
 def _counts(plan: Plan, examples: pd.DataFrame, clips: Clips) -> dict[str, float]:
@@ -227,21 +258,30 @@ def _counts(plan: Plan, examples: pd.DataFrame, clips: Clips) -> dict[str, float
     return sizes | failed | shared | {"videos/suspicious": float((examples["suspicious"] != "").sum())}
 
 
-def _log_data(run: Run, plan: Plan, examples: pd.DataFrame, clips: Clips, adjustment: Adjustment) -> None:
-    suspicious = examples[examples["suspicious"] != ""]
-    run.dictionary(clips.undecodable, "undecodable_videos.json")
-    run.text(examples[["video_id", "side", "label", "weight"]].to_csv(index=False), "data/split.csv")
-    if len(suspicious):
-        run.text(suspicious[["video_id", "weight", "suspicious"]].to_csv(index=False), "data/suspicious_counts.csv")
-    run.dictionary(adjustment.to_dict(), "data/target.json")
+def _facts(examples: pd.DataFrame, clips: Clips, adjustment: Adjustment) -> dict[str, str]:
+    """Name -> content of the files that say what was learned from."""
+    facts = {
+        "undecodable_videos.json": json.dumps(clips.undecodable, indent=2),
+        "data/split.csv": examples[["video_id", "side", "label", "weight"]].to_csv(index=False),
+        "data/target.json": json.dumps(adjustment.to_dict(), indent=2),
+    }
+    suspicious = examples.loc[examples["suspicious"] != "", ["video_id", "weight", "suspicious"]]
+    return facts | ({"data/suspicious_counts.csv": suspicious.to_csv(index=False)} if len(suspicious) else {})
 
 
-def _say_where(plan: Plan, fitted: Fitted, version: str | None) -> None:
-    if version is None:
-        kept = f"{storage.absolute(plan.config.storage)}/{plan.name}.pt"
-        storage.write_bytes_atomically(kept, fitted.checkpoint.read_bytes())
-        console.print(f"the model could not be registered; its checkpoint is {kept}")
-        return
+def _keep(plan: Plan, fitted: Fitted, facts: dict[str, str]) -> None:
+    """Beside the checkpoints, what MLflow did not take."""
+    folder = f"{storage.absolute(plan.config.storage)}/unregistered/{plan.name}"
+    for file, text in facts.items():
+        storage.write_bytes_atomically(f"{folder}/{file}", text.encode())
+    storage.write_bytes_atomically(f"{folder}/{fitted.checkpoint.name}", fitted.checkpoint.read_bytes())
+    console.print(
+        f"the model could not be registered; its checkpoint, model card and figures are in {folder}\n"
+        "when the tracking server answers again, the same command registers it without training again"
+    )
+
+
+def _say_where(plan: Plan, version: str) -> None:
     console.print(
         f"registered {MODEL_NAME} version {version}, alias {CHALLENGER}; to use it by default: "
         f"python -m jobs.promote --version {version}\nMLflow UI: {ui_command()}"

@@ -1,24 +1,28 @@
 """What a training run is to be: its flags and tables, checked and read, and whether it was begun before."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from catalog import storage
-from catalog.errors import Refused, check_positive
+from catalog.errors import Broken, Refused, check_positive
+from catalog.lock import FolderLock
 from catalog.sampling import check_sampling
 from catalog.tables import check_references, read_products, read_videos
 from jobs.command import console, read_flags
 from jobs.train import TrainConfig
-from tracking.runs import Run, table_name
+from tracking.runs import table_name
+from training.clips import Clips
 from training.models import EngagementModel, ModelSpec, load_pretrained
 from training.networks import ARCHITECTURES
-from training.run import check_enough, run_folder
+from training.run import Diverged, check_enough, forget, run_folder
 from training.splits import HELD_OUT, LEFT_OUT, TRAINING, VALIDATION, overlaps, sides
 from training.targets import columns_of, columns_to_residualize, labelled
 
@@ -42,6 +46,7 @@ class Plan:
     digest: str
     """of the settings and examples"""
     data_digest: str
+    """of the videos, labels and sides that models are compared on"""
     name: str
     """of the folder in --storage"""
     init_weights: bytes | None
@@ -87,13 +92,19 @@ def prepared(config: TrainConfig, settings: dict) -> Plan:
             console.print(f"  {video_id}: {reason}")
     for warning in chosen.warnings:
         console.print(f"warning: {warning}")
-    columns = ["video_id", "creator_id", "label", "weight", "side"]
-    data_digest = hashlib.sha256(examples[columns].to_csv(index=False).encode()).hexdigest()
+    data_digest = digest_of(examples)
     swept = {} if config.sweep is None else read_flags(Path(config.sweep), "--sweep", SWEEP_EXAMPLE)
     told = json.dumps(how(settings) | {"sweep": swept}, default=str, sort_keys=True)
     digest = hashlib.sha256((told + data_digest).encode())
     name = config.name or f"train-{digest.hexdigest()[:10]}"
-    return Plan(config, settings, spec, examples, shared, digest.hexdigest()[:10], data_digest[:16], name, init_weights)
+    return Plan(config, settings, spec, examples, shared, digest.hexdigest()[:10], data_digest, name, init_weights)
+
+
+def digest_of(examples: pd.DataFrame) -> str:
+    """Of who is trained and judged on which label."""
+    used = examples.loc[examples["side"] != LEFT_OUT, ["video_id", "creator_id", "label", "weight", "side"]]
+    rows = used.sort_values("video_id").to_csv(index=False, float_format="%.6g")
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def tags_of(plan: Plan) -> dict[str, str]:
@@ -175,29 +186,84 @@ def how(settings: dict) -> dict:
     return {k: v for k, v in settings.items() if k not in beside_it}
 
 
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """What is kept of a run until it is done, so that the same command goes on with it."""
+
+    digest: str
+    mlflow_run: str | None
+    undecodable: dict[str, str] | None = None
+    """video_id -> why, once the videos have been decoded"""
+
+
 def _run_file(storage_uri: str, name: str) -> str:
     return f"{run_folder(storage.absolute(storage_uri), name)}.json"
 
 
-def unfinished_run(storage_uri: str, name: str, digest: str) -> str | None:
-    """The MLflow run to go on with: its file is there until the run is done. Raises Refused where the run of this
-    name learns otherwise or from other videos: its weights may know the videos that are now held out."""
+def begun_run(storage_uri: str, name: str, digest: str) -> Begun | None:
+    """The run to go on with. Raises Refused where the run of this name learns otherwise or from other videos: its
+    weights may know the videos that are now held out."""
     try:
-        begun = json.loads(storage.read_bytes(_run_file(storage_uri, name)))
+        begun = Begun(**json.loads(storage.read_bytes(_run_file(storage_uri, name))))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = storage.reason(error) if isinstance(error, OSError) else "it is broken"
         raise Refused(f"{_run_file(storage_uri, name)} cannot be read ({reason}), so whether --name {name} was begun "
                       "with the same settings cannot be told; try again or give another --name") from error  # fmt: skip
-    if begun["digest"] != digest:
-        raise Refused(
-            f"--name {name} was begun with other settings or videos; give another --name, or remove "
-            f"{run_folder(storage_uri, name)} and {run_folder(storage_uri, name)}.json to begin it anew"
-        )
-    return begun["mlflow_run"]
+    if begun.digest != digest:
+        raise Refused(f"--name {name} was begun with other settings or videos; give another --name, or "
+                      f"{_to_begin_anew(storage_uri, name)}")  # fmt: skip
+    return begun
 
 
-def remember_run(storage_uri: str, name: str, digest: str, run: Run) -> None:
-    begun = {"digest": digest, "mlflow_run": run.run_id}
-    storage.write_bytes_atomically(_run_file(storage_uri, name), json.dumps(begun).encode())
+def _to_begin_anew(storage_uri: str, name: str) -> str:
+    return f"remove {run_folder(storage_uri, name)} and {run_folder(storage_uri, name)}.json to begin it anew"
+
+
+def remember_run(plan: Plan, begun: Begun) -> None:
+    storage.write_bytes_atomically(
+        _run_file(plan.config.storage, plan.name), json.dumps(dataclasses.asdict(begun)).encode()
+    )
+
+
+def as_begun(plan: Plan, clips: Clips) -> Clips:
+    """The clips that the run was begun with: those of videos that could not be decoded then stay left out, or the
+    epochs before and after would be of two trainings. Raises Broken where a video that it learns from is gone."""
+    begun = begun_run(plan.config.storage, plan.name, plan.digest)
+    if begun is None or begun.undecodable is None:
+        remember_run(plan, Begun(plan.digest, begun and begun.mlflow_run, clips.undecodable))
+        return clips
+    lost = [(video_id, why) for video_id, why in clips.undecodable.items() if video_id not in begun.undecodable]
+    if lost:
+        raise Broken(f"{len(lost)} videos that run {plan.name} learns from cannot be decoded any more, such as "
+                     f"{lost[0][0]}: {lost[0][1]}; put them back, or "
+                     f"{_to_begin_anew(plan.config.storage, plan.name)}")  # fmt: skip
+    back = clips.table["video_id"].isin(begun.undecodable.keys())
+    if back.any():
+        console.print(f"{int(back.sum())} videos that could not be decoded when run {plan.name} began stay left out; "
+                      f"{_to_begin_anew(plan.config.storage, plan.name)}")  # fmt: skip
+    return dataclasses.replace(clips, table=clips.table[~back], undecodable=begun.undecodable)
+
+
+@contextlib.contextmanager
+def held(plan: Plan) -> Iterator[None]:
+    """The run is this job's alone, and what is kept of it is for going on: not of one that diverged or was refused
+    before its first epoch. Raises Refused where another job has it."""
+    kept = storage.absolute(plan.config.storage)
+    folder = f"{run_folder(kept, plan.name)}.lock"
+    try:
+        with FolderLock(folder):
+            try:
+                yield
+            except Diverged:
+                forget(kept, plan.name)
+                raise
+            except Refused:
+                if not storage.exists(run_folder(kept, plan.name)):
+                    forget(kept, plan.name)
+                raise
+    finally:
+        if storage.scheme_of(folder) == "file":
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()  # it is not empty where another job has it
