@@ -56,7 +56,7 @@ def clips_of(plan: Plan, undecodable: tuple[str, ...] = (), hashes: dict[str, st
     return Clips(pd.DataFrame(columns), dict.fromkeys(undecodable, "gone"), 0)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_careful_run_without_a_tracking_server_keeps_its_facts_and_is_registered_later(
     small_world: WorldPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def register(run: Run, checkpoint: Path, example: np.ndarray, unit: str, tags: d
     checkpoint: model.pt; other files of its folder are stored beside it. example: uint8 (1, S, H, W, 3), a clip that
     shows the input's form. unit: of the output, for people. card: Markdown, the version's description.
     """
-    if not run.is_heard:
+    if run.run_id is None or not run.is_heard:
         return None
     try:
         signature = ModelSignature(
