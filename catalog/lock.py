@@ -85,7 +85,7 @@ class FolderLock:
         self._ended.set()
         self._beats.join(storage.CALL_TIMEOUT_S)
         with contextlib.suppress(OSError):
-            if self._owner_of(self.uri) == self.owner:
+            if self._is_mine(self._owner_of(self.uri)):
                 storage.remove(self.uri)
         if self.lost_to is not None:
             raise Broken(
@@ -107,7 +107,7 @@ class FolderLock:
         if storage.scheme_of(self.folder_uri) != "file":
             time.sleep(SETTLE_S)
         holder = self._owner_of(self.uri)
-        if holder != self.owner:
+        if not self._is_mine(holder):
             raise self._refusal(holder)
         if others := [uri for uri in self._locks() if uri not in (*gone, self.uri)]:
             storage.remove(self.uri)
@@ -138,14 +138,14 @@ class FolderLock:
             try:
                 highest = self._locks()[-1:]
                 holder = self._owner_of(highest[0]) if highest else None
-                if holder != self.owner:
+                if not self._is_mine(holder):
                     self.lost_to = str(holder or "another job")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self.owner = dataclasses.replace(self.owner, heartbeat=_now())
                 storage.write_bytes_atomically(self.uri, self._content())
-            except OSError as error:
-                log.warning("no heartbeat in %s: %s", self.folder_uri, storage.reason(error))
+            except Exception as error:  # whatever it is: without this thread nobody sees that the folder was lost
+                log.warning("no heartbeat in %s: %s: %s", self.folder_uri, type(error).__name__, error)
 
     def _locks(self) -> list[str]:
         try:
@@ -164,6 +164,10 @@ class FolderLock:
             return Owner(**json.loads(text))
         except (ValueError, TypeError):  # of a crash in the middle of it, or of another version
             return text
+
+    def _is_mine(self, holder: Owner | str | None) -> bool:
+        """By the token: a heartbeat that could not be written is in ``self.owner`` alone."""
+        return isinstance(holder, Owner) and holder.token == self.owner.token
 
     def _content(self) -> bytes:
         return json.dumps(dataclasses.asdict(self.owner), indent=2).encode()

@@ -133,6 +133,25 @@ def test_a_job_of_another_machine_that_fell_silent_loses_the_folder_and_ends_whe
         assert locks_in(folder) == ["lock-2.json"]
 
 
+def test_no_error_ends_the_heartbeat(folder: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locks, "BEAT_S", 0.05)
+    monkeypatch.setattr(locks, "_now", lambda: str(time.time_ns()))
+    failed = threading.Semaphore(0)
+
+    def fails(uri: str, data: bytes) -> None:
+        failed.release()
+        raise RuntimeError("of a client library")
+
+    with FolderLock(folder) as lock:
+        with monkeypatch.context() as outage:
+            outage.setattr(storage, "write_bytes_atomically", fails)
+            assert failed.acquire(timeout=30) and failed.acquire(timeout=30)
+        last = lock._owner_of(lock.uri)
+        while lock._owner_of(lock.uri) == last and lock._beats.is_alive():
+            time.sleep(0.05)
+        assert lock._beats.is_alive() and lock.lost_to is None
+
+
 @pytest.mark.parametrize("text", ["", "{", json.dumps({"pid": 1}), "[]"])
 def test_a_lock_that_says_nothing_is_taken_over_after_the_time_out(
     folder: str, monkeypatch: pytest.MonkeyPatch, text: str
