@@ -40,6 +40,8 @@ PACKAGE_OF_SCHEME = {
 CHUNK_BYTES = 8 * 2**20
 CALL_TIMEOUT_S = 30.0
 WRITE_TIMEOUT_S = 120.0
+LIST_TIMEOUT_S = 1800.0
+"""of a whole folder: an S3 client takes some 0.15 s a thousand files"""
 FINGERPRINT_SAMPLE_BYTES = 1 << 17
 REMOTE_FINGERPRINT = ("ETag", "etag", "md5Hash", "content_md5", "size", "LastModified", "updated")
 
@@ -151,7 +153,7 @@ def _entries_in(uri: str, wanted: str) -> list[str] | None:
         raise IsADirectoryError("is neither a file nor a folder")
     if kind == "file":
         return None
-    entries = call(fs, "ls", path, detail=True, timeout_s=CALL_TIMEOUT_S)
+    entries = call(fs, "ls", path, detail=True, timeout_s=LIST_TIMEOUT_S)
     entries = [_info(fs, entry["name"], CALL_TIMEOUT_S) if entry.get("islink") else entry for entry in entries]
     names = sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == wanted)
     folder = absolute(uri) if uri.lower().startswith("file://") else uri

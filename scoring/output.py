@@ -208,6 +208,11 @@ class OutputFolder:
             parts = storage.files_in(f"{self.uri}/{folder}") or []
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise Refused(
+                f"{self.uri}/{folder} cannot be listed: {storage.reason(error)}; check the storage and your rights to "
+                "it, then run the same command again"
+            ) from error
         return sorted(part for part in parts if part.endswith(".parquet"))
 
     def _read_json(self, name: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import s3fs
-from faulty_s3 import FaultyS3, answers, cut, faulty_s3, healthy, slow
+from faulty_s3 import Application, FaultyS3, answers, cut, faulty_s3, healthy, slow
 from test_storage import failure
 
 from catalog import storage
@@ -19,6 +19,7 @@ from catalog.errors import ErrorCode, Refused, Stage, VideoError
 from catalog.ranges import BLOCK_BYTES, WHOLE_BELOW_BYTES, opened
 from catalog.video import sample_frames
 from scoring.attempts import Attempts
+from scoring.output import OutputFolder
 
 SLOW_DOWN = answers("503 Slow Down", "SlowDown")
 UNAVAILABLE = answers("500 Internal Server Error", "InternalError")
@@ -90,6 +91,25 @@ def test_a_write_that_cannot_end_ends_at_the_time_limit(store: FaultyS3, monkeyp
         storage.write_bytes_atomically("s3://videos/run.json", b"{}")
     store.planned.clear()
     assert not storage.exists("s3://videos/run.json")
+
+
+def late(application: Application, environ: dict[str, Any], start_response: Callable) -> Iterator[bytes]:
+    time.sleep(4)
+    yield from application(environ, start_response)
+
+
+def test_a_folder_may_take_longer_to_list_than_a_file_to_be_asked_for_but_not_for_ever(
+    store: FaultyS3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(storage, "CALL_TIMEOUT_S", 3.0)
+    storage.write_bytes_atomically("s3://videos/out/scores/1.parquet", b"rows")
+    store.plan("/videos", healthy, late)  # is it a folder? what does it hold?
+    assert storage.files_in("s3://videos/out/scores") == ["s3://videos/out/scores/1.parquet"]
+    assert not store.planned["/videos"]
+    monkeypatch.setattr(storage, "LIST_TIMEOUT_S", 1.0)
+    store.plan("/videos", healthy, late)
+    with pytest.raises(Refused, match=r"out/scores cannot be listed: the storage did not answer in time"):
+        OutputFolder("s3://videos/out").rows()
 
 
 @pytest.fixture
