@@ -266,6 +266,13 @@ class Tally:
         }
 
 
+def begin(plan: Plan) -> None:
+    """Make the output fit to go on in: without rows that are there twice or tried again, with those carried over."""
+    plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
+    if plan.since is not None and plan.carried is not None:
+        plan.output.carry(plan.since, plan.carried)
+
+
 def run_scoring(
     plan: Plan,
     model: StoredModel,
@@ -280,10 +287,7 @@ def run_scoring(
     product_cache: str | None = None,
     tally: Tally | None = None,
 ) -> Tally:
-    """Score what the plan leaves to do. ``tally``: of what this job has done before."""
-    plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
-    if plan.since is not None and plan.carried is not None:
-        plan.output.carry(plan.since, plan.carried)
+    """Score what the plan leaves to do, after ``begin``. ``tally``: of what this job has done before."""
     tally = Tally() if tally is None else tally
     before = tally.done
     attempts = Attempts(plan.output.uri).resumed(plan.videos["video_id"].to_pylist(), plan.retried)
@@ -315,7 +319,7 @@ def run_scoring(
 
 
 def remaining(plan: Plan) -> Plan:
-    """What is left of the plan once some of it was written."""
+    """What is left of the plan once it was begun and some of it was written."""
     rows = plan.output.rows()
     left = plan.videos.filter(pc.invert(pc.is_in(plan.videos["video_id"], rows["video_id"].combine_chunks())))
     return dataclasses.replace(plan, videos=left.combine_chunks(), rows=rows, retried=frozenset(), carried=None)
