@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
@@ -69,7 +70,7 @@ class Attempts:
         storage.remove(f"{self.output_uri}/stop")
         uris = self._files()
         with ThreadPoolExecutor(READERS) as readers:
-            contents = list(readers.map(lambda uri: json.loads(storage.read_bytes(uri)), uris))
+            contents = list(readers.map(_content, uris))
         for uri, content in zip(uris, contents, strict=True):
             if "tries" in content and retried.intersection(content["video_ids"]):
                 storage.remove(uri)
@@ -105,6 +106,13 @@ class Attempts:
     def _uri(self, stage: Stage, what: str, video_ids: Sequence[str]) -> str:
         name = hashlib.sha256("\0".join(video_ids).encode()).hexdigest()[:20]
         return f"{self.output_uri}/attempts/{stage}-{what}-{name}.json"
+
+
+def _content(uri: str) -> dict[str, Any]:
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except FileNotFoundError:  # a worker of the job before was done with it in this moment
+        return {"video_ids": []}
 
 
 class StopSign:
