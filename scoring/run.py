@@ -342,11 +342,11 @@ def verify(plan: Plan) -> pa.Table:
     Rows that workers of a killed job still wrote after this one had begun are cut to one.
     """
     rows = plan.output.rows()
-    if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
+    if doubled_rows(rows):
         plan.output.repair(rows)
         rows = plan.output.rows()
     lost = plan.all_ids.filter(pc.invert(pc.is_in(plan.all_ids, rows["video_id"].combine_chunks())))
-    doubled = rows.num_rows - pc.count_distinct(rows["video_id"]).as_py()
+    doubled = doubled_rows(rows)
     if len(lost) or doubled:
         raise LostRowsError(
             f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3].to_pylist()}), {doubled} rows are "
@@ -355,21 +355,38 @@ def verify(plan: Plan) -> pa.Table:
     return rows
 
 
+def doubled_rows(rows: pa.Table) -> int:
+    return rows.num_rows - pc.count_distinct(rows["video_id"]).as_py()
+
+
+def mend(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
+    """Of a finished folder that a worker of a job long gone wrote to since: cut its rows to one a video, and count
+    them anew in run.json. Returns what it says."""
+    summary = summary | _counts(verify(plan))
+    plan.output.finish(summary)
+    return summary
+
+
+def _counts(rows: pa.Table) -> dict[str, Any]:
+    statuses = collections.Counter(rows["status"].to_pylist())
+    return {
+        "rows": rows.num_rows,
+        "videos": {status.value: statuses[status] for status in Status},
+        "errors": dict(collections.Counter(rows["error_code"].drop_null().to_pylist())),
+    }
+
+
 def finish(
     plan: Plan, rows: pa.Table, tally: Tally, provenance: Provenance, config: dict[str, Any], cores: float
 ) -> dict[str, Any]:
     """Write run.json, the last file of a run; returns what it says. Rows by status and error code are those of
     the whole folder, costs are those of this run."""
-    statuses = collections.Counter(rows["status"].to_pylist())
-    errors = collections.Counter(rows["error_code"].drop_null().to_pylist())
     summary = {
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "rows": rows.num_rows,
         "resumed_from": plan.finished,
         "carried_over": 0 if plan.carried is None else plan.carried.num_rows,
         **tally.summary(cores),
-        "videos": {status.value: statuses[status] for status in Status},
-        "errors": dict(errors),
+        **_counts(rows),
         "faithfulness": _evidence(plan, tally),
         "provenance": dataclasses.asdict(provenance),
         "code_version": git_commit(),

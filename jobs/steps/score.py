@@ -36,7 +36,7 @@ from scoring.fingerprints import Images
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, begin, finish, plan_scoring, remaining, run_scoring, verify
+from scoring.run import Plan, Tally, begin, doubled_rows, finish, mend, plan_scoring, remaining, run_scoring, verify
 from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
@@ -79,6 +79,9 @@ def main(config: ScoreConfig) -> int:
         console.print(f"{plan.failed} of the finished videos failed; --retry-failed tries them again")
     summary = plan.output.summary()
     if not (plan.videos.num_rows or plan.carried) and summary is not None and not config.dry_run:
+        if doubled_rows(plan.rows):
+            with _alone(plan):
+                summary = mend(plan, summary)
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
     costs = StageCosts.read(config.costs) if config.costs else StageCosts.of(summary or {})
