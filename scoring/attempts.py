@@ -24,7 +24,8 @@ from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 
 MAX_TRIES = 3
-LOOK_S = 1.0
+LOOK_S, LOOK_IN_STORE_S = 1.0, 10.0
+"""between two looks for ``stop``; in a store each costs two requests"""
 READERS = 16
 
 
@@ -116,12 +117,14 @@ def _content(uri: str) -> dict[str, Any]:
 
 
 class StopSign:
-    """Whether the job was asked to stop, as it was at most LOOK_S ago."""
+    """Whether the job was asked to stop, as it was at most LOOK_S or LOOK_IN_STORE_S ago."""
 
     def __init__(self, attempts: Attempts | None):
         self.attempts, self.seen, self.looked = attempts, False, -math.inf
+        is_local = attempts is None or storage.scheme_of(attempts.output_uri) == "file"
+        self.every_s = LOOK_S if is_local else LOOK_IN_STORE_S
 
     def __call__(self) -> bool:
-        if self.attempts is not None and time.monotonic() > self.looked + LOOK_S:
+        if self.attempts is not None and time.monotonic() > self.looked + self.every_s:
             self.seen, self.looked = self.attempts.asked_to_stop(), time.monotonic()
         return self.seen

@@ -135,3 +135,13 @@ def test_a_stop_is_seen_until_the_next_job_begins(tmp_path: Path, monkeypatch: p
     attempts.forget()
     assert not stop()
     assert not StopSign(None)()
+
+
+def test_a_store_is_not_asked_at_every_video_whether_to_stop(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring.attempts, "LOOK_S", 0.0)
+    monkeypatch.setattr(scoring.attempts, "LOOK_IN_STORE_S", 1e9)
+    asked = list[str]()
+    monkeypatch.setattr(storage, "exists", lambda uri: bool(asked.append(uri)))
+    stop = StopSign(Attempts("s3://bucket/out"))
+    assert not any(stop() for _ in range(5))
+    assert asked == ["s3://bucket/out/stop"]
