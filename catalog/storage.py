@@ -43,6 +43,8 @@ WRITE_TIMEOUT_S = 120.0
 LIST_TIMEOUT_S = 1800.0
 """of a whole folder: an S3 client takes some 0.15 s a thousand files"""
 FINGERPRINT_SAMPLE_BYTES = 1 << 17
+PART = re.compile(r"\.[0-9a-f]{32}\.part")
+"""a local file that is being written"""
 REMOTE_FINGERPRINT = ("ETag", "etag", "md5Hash", "content_md5", "size", "LastModified", "updated")
 
 _S3_OPTIONS = {
@@ -250,6 +252,14 @@ def create(uri: str, data: bytes) -> None:
         if exists(uri):  # each store has its own error for this
             raise FileExistsError(f"{uri} is there already") from error
         raise
+
+
+def sweep(folder_uri: str) -> None:
+    """Remove what killed writers left in the folder (``write_bytes_atomically``); nobody may be writing there. OSError."""
+    if scheme_of(folder_uri) == "file":  # in a store a file shows only when complete
+        for part in Path(_local_path(folder_uri)).glob(".*.part"):
+            if PART.fullmatch(part.name):
+                part.unlink(missing_ok=True)
 
 
 def remove(uri: str) -> None:

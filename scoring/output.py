@@ -126,6 +126,8 @@ class OutputFolder:
         """Take the folder and make it fit to go on in, see ``repair``."""
         self._write_json("config.json", config | {"config_hash": config_hash})
         self.unfinish()
+        for folder in ("scores", "maps", "attempts"):
+            storage.sweep(f"{self.uri}/{folder}")
         self.repair(rows, retried)
 
     def repair(self, rows: pa.Table, retried: Set[str] = frozenset()) -> None:

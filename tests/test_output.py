@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+import uuid
 from collections.abc import Set
 from pathlib import Path
 
@@ -297,6 +298,17 @@ def test_files_of_other_kinds_are_left_alone(output: OutputFolder):
     begin(output)
     assert ids(output) == ["a"]
     assert "scores/notes.txt" in files(output)
+
+
+def test_what_killed_writers_left_behind_goes_when_the_folder_is_opened(output: OutputFolder):
+    rows = scored("a", with_maps=True)
+    output.write(rows)
+    whole = files(output)
+    begin(output)
+    for folder in ("scores", "maps"):
+        (Path(output.uri) / folder / f".{uuid.uuid4().hex}.part").write_bytes(b"half")
+    begin(output)
+    assert files(output).keys() == whole.keys() | {"config.json"}
 
 
 def test_the_folder_is_finished_only_while_its_summary_is_there(output: OutputFolder):
