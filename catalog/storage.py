@@ -255,7 +255,7 @@ def create(uri: str, data: bytes) -> None:
 
 
 def sweep(folder_uri: str) -> None:
-    """Remove what killed writers left in the folder (``write_bytes_atomically``); nobody may be writing there. OSError."""
+    """Remove what writers killed in ``write_bytes_atomically`` left in the folder; nobody may be writing there."""
     if scheme_of(folder_uri) == "file":  # in a store a file shows only when complete
         for part in Path(_local_path(folder_uri)).glob(".*.part"):
             if PART.fullmatch(part.name):
