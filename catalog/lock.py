@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 10.0
 STALE_S = 60.0
+START_ERROR_S = 2.0
+"""by which the kernel's words on when a process started differ: it counts the boot in whole seconds"""
 POLL_S = 1.0
 SETTLE_S = 2.0
 NAME = re.compile(r"lock-(\d+)\.json$")
@@ -48,8 +50,8 @@ class Owner:
     machine: str
     """where it is the same, process ids mean the same"""
     pid: int
-    started: float
-    """of the process, seconds since 1970: ids are used again"""
+    started_after_boot_s: float
+    """of the process, because ids are used again; by no clock that is ever set"""
     since: str
     heartbeat: str
 
@@ -69,7 +71,7 @@ class FolderLock:
         now = _now()
         process = psutil.Process()
         self.owner = Owner(
-            uuid.uuid4().hex, socket.gethostname(), _machine(), process.pid, process.create_time(), now, now
+            uuid.uuid4().hex, socket.gethostname(), _machine(), process.pid, _started_after_boot(process), now, now
         )
         self.uri = ""
         self.lost_to: str | None = None
@@ -85,7 +87,7 @@ class FolderLock:
         self._ended.set()
         self._beats.join(storage.CALL_TIMEOUT_S)
         with contextlib.suppress(OSError):
-            if self._owner_of(self.uri) == self.owner:
+            if self._is_mine(self._owner_of(self.uri)):
                 storage.remove(self.uri)
         if self.lost_to is not None:
             raise Broken(
@@ -94,30 +96,32 @@ class FolderLock:
             ) from error
 
     def _acquire(self) -> None:
-        gone = self._locks()
-        if gone and not self._is_gone(gone[-1]):
-            raise self._refusal(self._owner_of(gone[-1]))
-        self.uri = f"{self.folder_uri}/lock-{_number(gone[-1]) + 1 if gone else 1}.json"
+        gone = {uri: self._owner_of(uri) for uri in self._locks()}
+        last = max(gone, key=_number, default=None)
+        if last is not None and not self._is_gone(last, gone[last]):
+            raise self._refusal(self._owner_of(last))
+        self.uri = f"{self.folder_uri}/lock-{_number(last) + 1 if last else 1}.json"
         try:
-            storage.create(self.uri, self._content())
-        except FileExistsError:
-            raise self._refusal(self._owner_of(self.uri)) from None
+            with contextlib.suppress(FileExistsError):  # which may be our own: a lost answer was asked for again
+                storage.create(self.uri, self._content())
         except OSError as error:
             raise Refused(f"{self.folder_uri} cannot be written: {storage.reason(error)}") from error
         if storage.scheme_of(self.folder_uri) != "file":
             time.sleep(SETTLE_S)
         holder = self._owner_of(self.uri)
-        if holder != self.owner:
+        if not self._is_mine(holder):
             raise self._refusal(holder)
-        if others := [uri for uri in self._locks() if uri not in (*gone, self.uri)]:
-            storage.remove(self.uri)
-            raise self._refusal(self._owner_of(others[-1]))
-        for uri in gone:
+        others = [uri for uri in self._locks() if uri != self.uri]
+        there = {uri: owner for uri in others if (owner := self._owner_of(uri)) is not None}
+        if newer := [owner for uri, owner in there.items() if owner != gone.get(uri)]:
+            storage.remove(self.uri)  # another came since, maybe under the name of one that is gone
+            raise self._refusal(newer[-1])
+        for uri in there:
             storage.remove(uri)
 
-    def _is_gone(self, uri: str) -> bool:
-        """Whether nobody stands behind the lock; waits at most STALE_S for a sign of life."""
-        first = self._owner_of(uri)
+    def _is_gone(self, uri: str, first: Owner | str | None) -> bool:
+        """Whether nobody stands behind the lock, of which ``first`` was read; waits at most STALE_S for a sign of
+        life."""
         if first is None:
             return True
         if isinstance(first, Owner) and first.machine == self.owner.machine:
@@ -138,14 +142,14 @@ class FolderLock:
             try:
                 highest = self._locks()[-1:]
                 holder = self._owner_of(highest[0]) if highest else None
-                if holder != self.owner:
+                if not self._is_mine(holder):
                     self.lost_to = str(holder or "another job")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self.owner = dataclasses.replace(self.owner, heartbeat=_now())
                 storage.write_bytes_atomically(self.uri, self._content())
-            except OSError as error:
-                log.warning("no heartbeat in %s: %s", self.folder_uri, storage.reason(error))
+            except Exception as error:  # whatever it is: without this thread nobody sees that the folder was lost
+                log.warning("no heartbeat in %s: %s: %s", self.folder_uri, type(error).__name__, error)
 
     def _locks(self) -> list[str]:
         try:
@@ -164,6 +168,10 @@ class FolderLock:
             return Owner(**json.loads(text))
         except (ValueError, TypeError):  # of a crash in the middle of it, or of another version
             return text
+
+    def _is_mine(self, holder: Owner | str | None) -> bool:
+        """By the token: a heartbeat that could not be written is in ``self.owner`` alone."""
+        return isinstance(holder, Owner) and holder.token == self.owner.token
 
     def _content(self) -> bytes:
         return json.dumps(dataclasses.asdict(self.owner), indent=2).encode()
@@ -197,6 +205,11 @@ def _machine() -> str:
 def _lives(owner: Owner) -> bool:
     try:
         process = psutil.Process(owner.pid)
-        return process.create_time() == owner.started and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(_started_after_boot(process) - owner.started_after_boot_s) < START_ERROR_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _started_after_boot(process: psutil.Process) -> float:
+    return process.create_time() - psutil.boot_time()

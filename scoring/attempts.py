@@ -18,12 +18,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from catalog import storage
 from catalog.errors import ErrorCode, Stage, VideoError
 
 MAX_TRIES = 3
-LOOK_S = 1.0
+LOOK_S, LOOK_IN_STORE_S = 1.0, 10.0
+"""between two looks for ``stop``; in a store each costs two requests"""
 READERS = 16
 
 
@@ -69,7 +71,7 @@ class Attempts:
         storage.remove(f"{self.output_uri}/stop")
         uris = self._files()
         with ThreadPoolExecutor(READERS) as readers:
-            contents = list(readers.map(lambda uri: json.loads(storage.read_bytes(uri)), uris))
+            contents = list(readers.map(_content, uris))
         for uri, content in zip(uris, contents, strict=True):
             if "tries" in content and retried.intersection(content["video_ids"]):
                 storage.remove(uri)
@@ -107,13 +109,22 @@ class Attempts:
         return f"{self.output_uri}/attempts/{stage}-{what}-{name}.json"
 
 
+def _content(uri: str) -> dict[str, Any]:
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except FileNotFoundError:  # a worker of the job before was done with it in this moment
+        return {"video_ids": []}
+
+
 class StopSign:
-    """Whether the job was asked to stop, as it was at most LOOK_S ago."""
+    """Whether the job was asked to stop, as it was at most LOOK_S or LOOK_IN_STORE_S ago."""
 
     def __init__(self, attempts: Attempts | None):
         self.attempts, self.seen, self.looked = attempts, False, -math.inf
+        is_local = attempts is None or storage.scheme_of(attempts.output_uri) == "file"
+        self.every_s = LOOK_S if is_local else LOOK_IN_STORE_S
 
     def __call__(self) -> bool:
-        if self.attempts is not None and time.monotonic() > self.looked + LOOK_S:
+        if self.attempts is not None and time.monotonic() > self.looked + self.every_s:
             self.seen, self.looked = self.attempts.asked_to_stop(), time.monotonic()
         return self.seen

@@ -10,7 +10,9 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence, Set
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -23,12 +25,15 @@ from catalog import storage
 from catalog.errors import Refused
 from catalog.schemas import MAPS, SCORES, Status
 
+log = logging.getLogger(__name__)
+
 TALLY = ("video_id", "status", "error_code", "error_message", "seconds", "core_s", "fetch_s", "gpu_s")
 TALLY += ("rejections", "figures")
 ROWS = ("video_id", "product_id", "status", "error_code", "config_hash")
 READERS = 16
 READ_TOGETHER = 512
 """files; a table of a few rows takes far more memory on its own than as a piece of a larger one"""
+TOLD_EVERY_S = 60.0
 
 
 class Sink(Protocol):
@@ -121,6 +126,8 @@ class OutputFolder:
         """Take the folder and make it fit to go on in, see ``repair``."""
         self._write_json("config.json", config | {"config_hash": config_hash})
         self.unfinish()
+        for folder in ("scores", "maps", "attempts"):
+            storage.sweep(f"{self.uri}/{folder}")
         self.repair(rows, retried)
 
     def repair(self, rows: pa.Table, retried: Set[str] = frozenset()) -> None:
@@ -131,25 +138,31 @@ class OutputFolder:
         for video_id, part in zip(rows["video_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
             kept.setdefault(part, []).append(video_id not in seen)
             seen.add(video_id)
-        for part, keep in kept.items():
+        maps = frozenset(self._parts("maps"))
+
+        def mend(part: str) -> None:
+            keep = kept[part]
             if not any(keep):
                 storage.remove(part)
-            elif not all(keep):
-                table = _read_part(part, SCORES.names).filter(pa.array(keep))
+                return
+            table = _read_part(part, SCORES.names).filter(pa.array(keep))
+            if self._maps_of(part) in maps:
                 self._keep_maps(part, table["video_id"])
-                storage.write_bytes_atomically(part, _parquet(table))
-        whole = {_name(part) for part, keep in kept.items() if any(keep)}
-        for part in self._parts("maps"):
-            if _name(part) not in whole:  # a crash came between its maps and its scores
-                storage.remove(part)
+            storage.write_bytes_atomically(part, _parquet(table))
+
+        _each("taking out rows", mend, [part for part, keep in kept.items() if not all(keep)])
+        whole = {self._maps_of(part) for part, keep in kept.items() if any(keep)}
+        # a crash came between these maps and their scores
+        _each("taking out maps", storage.remove, maps - whole)
 
     def maps(self, part: str | None = None, video_ids: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Saved maps (schemas.MAPS): all, or those of the videos whose scores are in ``part``, or of these videos."""
         wanted = None if video_ids is None else pc.field("video_id").isin(list(video_ids))
-        there = self._parts("maps")
-        for maps in there if part is None else [uri for uri in there if _name(uri) == _name(part)]:
+        for maps in self._parts("maps") if part is None else [self._maps_of(part)]:
             try:
                 yield from pq.read_table(io.BytesIO(storage.read_bytes(maps)), schema=MAPS, filters=wanted).to_pylist()
+            except FileNotFoundError:
+                continue
             except (OSError, pa.ArrowException) as error:
                 raise Refused(f"{maps} cannot be read: {error}; remove it, and score its videos again") from error
 
@@ -169,18 +182,16 @@ class OutputFolder:
 
     def carry(self, earlier: "OutputFolder", rows: pa.Table) -> None:
         """Copy rows of another folder (video_id and part, as ``rows`` returns them), with their maps, into this one."""
-        parts = pc.unique(rows["part"]).to_pylist()
+        by_part = rows.group_by("part").aggregate([("video_id", "list")])
+        ids_in = dict(zip(by_part["part"].to_pylist(), by_part["video_id_list"].to_pylist(), strict=True))
+        mapped = frozenset(earlier._parts("maps"))
 
         def copy(part: str) -> None:
-            ids = rows["video_id"].filter(pc.equal(rows["part"], part)).combine_chunks()
-            table = _read_part(part, SCORES.names)
-            table = table.filter(pc.is_in(table["video_id"], ids))
-            maps = list(earlier.maps(part, ids.to_pylist())) if f"{earlier.uri}/maps/{_name(part)}" in mapped else []
-            self._write_rows(table, maps)
+            ids, table = ids_in[part], _read_part(part, SCORES.names)
+            table = table.filter(pc.is_in(table["video_id"], pa.array(ids, pa.string())))
+            self._write_rows(table, list(earlier.maps(part, ids)) if earlier._maps_of(part) in mapped else [])
 
-        mapped = frozenset(earlier._parts("maps"))
-        with ThreadPoolExecutor(READERS) as copiers:
-            list(copiers.map(copy, parts))
+        _each("carrying over", copy, ids_in)
 
     def config(self) -> dict[str, Any]:
         """What config.json says; empty where there is none."""
@@ -198,16 +209,23 @@ class OutputFolder:
         storage.remove(f"{self.uri}/run.json")
 
     def _keep_maps(self, scores_part: str, ids: pa.ChunkedArray) -> None:
-        part = f"{self.uri}/maps/{_name(scores_part)}"
-        if part in self._parts("maps"):
-            maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
-            storage.write_bytes_atomically(part, _parquet(maps.filter(pc.is_in(maps["video_id"], ids))))
+        part = self._maps_of(scores_part)
+        maps = pq.read_table(io.BytesIO(storage.read_bytes(part)), schema=MAPS)
+        storage.write_bytes_atomically(part, _parquet(maps.filter(pc.is_in(maps["video_id"], ids))))
+
+    def _maps_of(self, scores_part: str) -> str:
+        return f"{self.uri}/maps/{scores_part.rsplit('/', 1)[-1]}"
 
     def _parts(self, folder: str) -> list[str]:
         try:
             parts = storage.files_in(f"{self.uri}/{folder}") or []
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise Refused(
+                f"{self.uri}/{folder} cannot be listed: {storage.reason(error)}; check the storage and your rights to "
+                "it, then run the same command again"
+            ) from error
         return sorted(part for part in parts if part.endswith(".parquet"))
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
@@ -239,6 +257,16 @@ def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]
     for row in OutputFolder(storage.absolute(uri)).maps(video_ids=sorted(video_ids)):
         E = np.frombuffer(row["e_uint8"], np.uint8).reshape(row["seconds"], row["height"], row["width"])
         yield row["video_id"], E.astype(np.float32) / 255
+
+
+def _each(what: str, work: Callable[[str], None], files: Iterable[str]) -> None:
+    """``work`` on every file, READERS at a time, with a line on how far it is now and then."""
+    total, told = len(files := list(files)), time.monotonic()
+    with ThreadPoolExecutor(READERS) as workers:
+        for done, _ in enumerate(workers.map(work, files), 1):
+            if time.monotonic() >= told + TOLD_EVERY_S:
+                told = time.monotonic()
+                log.info("%s: %s of %s files", what, f"{done:,}", f"{total:,}")
 
 
 def _read_parts(parts: Sequence[str], columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
@@ -275,10 +303,6 @@ def same_or_both_null(a: pa.ChunkedArray, b: pa.ChunkedArray) -> pa.ChunkedArray
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed) if before else ""
-
-
-def _name(part: str) -> str:
-    return part.rsplit("/", 1)[-1]
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -266,6 +266,13 @@ class Tally:
         }
 
 
+def begin(plan: Plan) -> None:
+    """Make the output fit to go on in: without rows that are there twice or tried again, with those carried over."""
+    plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
+    if plan.since is not None and plan.carried is not None:
+        plan.output.carry(plan.since, plan.carried)
+
+
 def run_scoring(
     plan: Plan,
     model: StoredModel,
@@ -280,10 +287,7 @@ def run_scoring(
     product_cache: str | None = None,
     tally: Tally | None = None,
 ) -> Tally:
-    """Score what the plan leaves to do. ``tally``: of what this job has done before."""
-    plan.output.begin(plan.config, plan.config_hash, plan.rows, plan.retried)
-    if plan.since is not None and plan.carried is not None:
-        plan.output.carry(plan.since, plan.carried)
+    """Score what the plan leaves to do, after ``begin``. ``tally``: of what this job has done before."""
     tally = Tally() if tally is None else tally
     before = tally.done
     attempts = Attempts(plan.output.uri).resumed(plan.videos["video_id"].to_pylist(), plan.retried)
@@ -315,7 +319,7 @@ def run_scoring(
 
 
 def remaining(plan: Plan) -> Plan:
-    """What is left of the plan once some of it was written."""
+    """What is left of the plan once it was begun and some of it was written."""
     rows = plan.output.rows()
     left = plan.videos.filter(pc.invert(pc.is_in(plan.videos["video_id"], rows["video_id"].combine_chunks())))
     return dataclasses.replace(plan, videos=left.combine_chunks(), rows=rows, retried=frozenset(), carried=None)
@@ -338,11 +342,11 @@ def verify(plan: Plan) -> pa.Table:
     Rows that workers of a killed job still wrote after this one had begun are cut to one.
     """
     rows = plan.output.rows()
-    if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
+    if doubled_rows(rows):
         plan.output.repair(rows)
         rows = plan.output.rows()
     lost = plan.all_ids.filter(pc.invert(pc.is_in(plan.all_ids, rows["video_id"].combine_chunks())))
-    doubled = rows.num_rows - pc.count_distinct(rows["video_id"]).as_py()
+    doubled = doubled_rows(rows)
     if len(lost) or doubled:
         raise LostRowsError(
             f"{plan.output.uri}: {len(lost)} videos have no row (such as {lost[:3].to_pylist()}), {doubled} rows are "
@@ -351,21 +355,38 @@ def verify(plan: Plan) -> pa.Table:
     return rows
 
 
+def doubled_rows(rows: pa.Table) -> int:
+    return rows.num_rows - pc.count_distinct(rows["video_id"]).as_py()
+
+
+def mend(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
+    """Of a finished folder that a worker of a job long gone wrote to since: cut its rows to one a video, and count
+    them anew in run.json. Returns what it says."""
+    summary = summary | _counts(verify(plan))
+    plan.output.finish(summary)
+    return summary
+
+
+def _counts(rows: pa.Table) -> dict[str, Any]:
+    statuses = collections.Counter(rows["status"].to_pylist())
+    return {
+        "rows": rows.num_rows,
+        "videos": {status.value: statuses[status] for status in Status},
+        "errors": dict(collections.Counter(rows["error_code"].drop_null().to_pylist())),
+    }
+
+
 def finish(
     plan: Plan, rows: pa.Table, tally: Tally, provenance: Provenance, config: dict[str, Any], cores: float
 ) -> dict[str, Any]:
     """Write run.json, the last file of a run; returns what it says. Rows by status and error code are those of
     the whole folder, costs are those of this run."""
-    statuses = collections.Counter(rows["status"].to_pylist())
-    errors = collections.Counter(rows["error_code"].drop_null().to_pylist())
     summary = {
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "rows": rows.num_rows,
         "resumed_from": plan.finished,
         "carried_over": 0 if plan.carried is None else plan.carried.num_rows,
         **tally.summary(cores),
-        "videos": {status.value: statuses[status] for status in Status},
-        "errors": dict(errors),
+        **_counts(rows),
         "faithfulness": _evidence(plan, tally),
         "provenance": dataclasses.asdict(provenance),
         "code_version": git_commit(),

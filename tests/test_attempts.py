@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import scoring.attempts
+from catalog import storage
 from catalog.errors import Broken, ErrorCode, Stage, VideoError
 from scoring.attempts import MAX_TRIES, Attempts, StopSign
 from scoring.run import Tally, check_quarantine
@@ -84,6 +85,22 @@ def test_a_later_job_with_other_blocks_knows_whom_to_suspect(tmp_path: Path):
         assert not alone
 
 
+def test_a_worker_of_the_job_before_may_still_be_done_with_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    attempts = Attempts(str(tmp_path))
+    begin_and_die(attempts, ["a"], at="a")
+    begin_and_die(attempts, ["b"], at="b")
+    listed = storage.files_in
+
+    def and_then_one_is_gone(uri: str) -> list[str] | None:
+        uris = listed(uri)
+        with attempts.block(Stage.DECODE, ["a"]):
+            pass
+        return uris
+
+    monkeypatch.setattr(storage, "files_in", and_then_one_is_gone)
+    assert attempts.resumed(["a", "b"], frozenset()).suspects == {"b"}
+
+
 def test_a_retried_video_has_a_clean_slate_and_a_finished_job_leaves_nothing(tmp_path: Path):
     attempts = Attempts(str(tmp_path))
     for _ in range(1 + MAX_TRIES):
@@ -118,3 +135,13 @@ def test_a_stop_is_seen_until_the_next_job_begins(tmp_path: Path, monkeypatch: p
     attempts.forget()
     assert not stop()
     assert not StopSign(None)()
+
+
+def test_a_store_is_not_asked_at_every_video_whether_to_stop(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring.attempts, "LOOK_S", 0.0)
+    monkeypatch.setattr(scoring.attempts, "LOOK_IN_STORE_S", 1e9)
+    asked = list[str]()
+    monkeypatch.setattr(storage, "exists", lambda uri: bool(asked.append(uri)))
+    stop = StopSign(Attempts("s3://bucket/out"))
+    assert not any(stop() for _ in range(5))
+    assert asked == ["s3://bucket/out/stop"]

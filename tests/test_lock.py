@@ -10,13 +10,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from test_storage import bucket, s3_server  # noqa: F401
 
 from catalog import lock as locks
 from catalog import storage
 from catalog.errors import Broken, Refused
-from catalog.lock import FolderLock
+from catalog.lock import FolderLock, Owner
 
 HOLD = """
 import sys, time
@@ -101,9 +102,50 @@ def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once(
 
 def test_another_process_with_the_dead_one_s_id_does_not_keep_the_folder(folder: str):
     dead = FolderLock(folder)
-    dead.owner = dataclasses.replace(dead.owner, started=dead.owner.started - 1000)
+    dead.owner = dataclasses.replace(dead.owner, started_after_boot_s=dead.owner.started_after_boot_s - 1000)
     dead._acquire()
     with FolderLock(folder):
+        pass
+
+
+def test_a_living_job_keeps_the_folder_when_the_clock_is_set(folder: str, monkeypatch: pytest.MonkeyPatch):
+    with FolderLock(folder):
+        at, boot = psutil.Process.create_time, psutil.boot_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: at(process) + 3600)
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot() + 3600)
+        with pytest.raises(Refused, match=f"process {os.getpid()}"), FolderLock(folder):
+            pass
+
+
+def test_a_lock_that_came_under_the_name_of_one_that_is_gone_is_not_removed(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+):
+    first, late, fast = FolderLock(folder), FolderLock(folder), FolderLock(folder)
+    first._acquire()
+    judged = FolderLock._is_gone
+
+    def meanwhile(lock: FolderLock, uri: str, owner: Owner | str | None) -> bool:
+        monkeypatch.setattr(FolderLock, "_is_gone", judged)
+        storage.remove(first.uri)
+        fast._acquire()
+        return True
+
+    monkeypatch.setattr(FolderLock, "_is_gone", meanwhile)
+    with pytest.raises(Refused, match="is being written to by"):
+        late._acquire()
+    assert locks_in(folder) == ["lock-1.json"]
+    assert fast._is_mine(fast._owner_of(f"{folder}/lock-1.json"))
+
+
+def test_a_lock_whose_creation_was_not_answered_is_the_jobs_own(folder: str, monkeypatch: pytest.MonkeyPatch):
+    created = storage.create
+
+    def asked_again(uri: str, data: bytes) -> None:
+        for _ in range(2):
+            created(uri, data)
+
+    monkeypatch.setattr(storage, "create", asked_again)
+    with FolderLock(folder), pytest.raises(Refused, match="is being written to by process"), FolderLock(folder):
         pass
 
 
@@ -131,6 +173,25 @@ def test_a_job_of_another_machine_that_fell_silent_loses_the_folder_and_ends_whe
             frozen._beats.start()
             time.sleep(60)
         assert locks_in(folder) == ["lock-2.json"]
+
+
+def test_no_error_ends_the_heartbeat(folder: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locks, "BEAT_S", 0.05)
+    monkeypatch.setattr(locks, "_now", lambda: str(time.time_ns()))
+    failed = threading.Semaphore(0)
+
+    def fails(uri: str, data: bytes) -> None:
+        failed.release()
+        raise RuntimeError("of a client library")
+
+    with FolderLock(folder) as lock:
+        with monkeypatch.context() as outage:
+            outage.setattr(storage, "write_bytes_atomically", fails)
+            assert failed.acquire(timeout=30) and failed.acquire(timeout=30)
+        last = lock._owner_of(lock.uri)
+        while lock._owner_of(lock.uri) == last and lock._beats.is_alive():
+            time.sleep(0.05)
+        assert lock._beats.is_alive() and lock.lost_to is None
 
 
 @pytest.mark.parametrize("text", ["", "{", json.dumps({"pid": 1}), "[]"])

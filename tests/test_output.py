@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+import uuid
 from collections.abc import Set
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import jobs.steps.score as job
 from catalog.errors import ErrorCode, Refused, Stage, VideoError
 from catalog.schemas import MAPS, SCORES, Status
+from jobs.score import ScoreConfig
 from scoring.output import OutputFolder, read_scores
 from scoring.rows import Provenance, ScoreRow, failed_row
 from scoring.run import LostRowsError, Plan, Tally, finish, sampled, verify
+from tracking.registry import StoredModel
 
 CONFIG = {
     "max_seconds": 60.0,
@@ -296,6 +300,17 @@ def test_files_of_other_kinds_are_left_alone(output: OutputFolder):
     assert "scores/notes.txt" in files(output)
 
 
+def test_what_killed_writers_left_behind_goes_when_the_folder_is_opened(output: OutputFolder):
+    rows = scored("a", with_maps=True)
+    output.write(rows)
+    whole = files(output)
+    begin(output)
+    for folder in ("scores", "maps"):
+        (Path(output.uri) / folder / f".{uuid.uuid4().hex}.part").write_bytes(b"half")
+    begin(output)
+    assert files(output).keys() == whole.keys() | {"config.json"}
+
+
 def test_the_folder_is_finished_only_while_its_summary_is_there(output: OutputFolder):
     output.unfinish()
     output.finish({"rows": 2})
@@ -321,6 +336,25 @@ def test_rows_that_workers_of_a_killed_job_wrote_late_are_cut_to_one(output: Out
     doubled_part(output, "b", "c")
     assert verify(plan(output, "a", "b", "c"))["video_id"].to_pylist() == ["a", "b", "c"]
     assert ids(output) == ["a", "b", "c"]
+
+
+def test_a_finished_folder_that_a_late_worker_wrote_to_is_mended_by_the_same_command(
+    output: OutputFolder, monkeypatch: pytest.MonkeyPatch
+):
+    output.write(scored("a", "b"))
+    output.finish({"rows": 3, "videos": {"failed": 1}, "errors": {"not_found": 1}, "wall_seconds": 7.0})
+    doubled_part(output, "b")
+    monkeypatch.setattr(job.registry, "load", lambda uri: StoredModel(uri, "1", "digest", b""))
+    monkeypatch.setattr(job, "plan_scoring", lambda *_: plan(output, "a", "b"))
+    assert job.main(ScoreConfig("videos", output.uri)) == 0
+    assert ids(output) == ["a", "b"]
+    summary = output.summary()
+    assert summary is not None
+    assert (summary["rows"], summary["errors"], summary["wall_seconds"]) == (2, {}, 7.0)
+    assert {status: n for status, n in summary["videos"].items() if n} == {"no_product": 2}
+    before = files(output)
+    assert job.main(ScoreConfig("videos", output.uri)) == 0
+    assert files(output) == before
 
 
 def test_a_folder_that_another_job_wrote_to_meanwhile_is_refused(output: OutputFolder):

@@ -1,16 +1,26 @@
 """Of an earlier run exactly those rows are carried over that nothing has changed under."""
 
+import logging
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+import jobs.steps.score as job
+import scoring.output
+from catalog import storage
 from catalog.errors import Refused
 from catalog.schemas import SCORES
+from jobs.command import NodesLostError
+from jobs.score import ScoreConfig
 from scoring.fingerprints import Images, fingerprints
+from scoring.graph import Resources
 from scoring.output import OutputFolder, read_scores
 from scoring.rows import Provenance, ScoreRow
+from scoring.run import Plan
 from scoring.since import unchanged
+from tracking.registry import StoredModel
+from tracking.runs import Run
 
 PROVENANCE = Provenance("model.pt", "1", "run-1", "hash-a", "commit")
 CONFIG = {"save_maps": True, "scores_depend_on": {"model": "aaaa"}}
@@ -98,6 +108,50 @@ def test_carried_rows_come_with_their_maps_and_every_column(folder: Path):
         assert rows == {video_id: before[video_id] for video_id in "bcd"}
         assert {row["video_id"]: row["e_uint8"] for row in december.maps()} == {"b": b"b", "c": b"c"}
     assert read_scores(december.uri).schema.names == SCORES.names
+
+
+def test_a_folder_is_listed_once_however_many_files_are_carried_or_mended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    run = earlier_run(folder, a=None, b="p", c=None, d=None)
+    december = OutputFolder(str(folder / "december"))
+    asked, listed = list[str](), storage.files_in
+    monkeypatch.setattr(storage, "files_in", lambda uri: asked.append(uri) or listed(uri))
+    monkeypatch.setattr(scoring.output, "TOLD_EVERY_S", 0.0)
+    caplog.set_level(logging.INFO)
+    december.carry(run, run.rows().select(["video_id", "part"]))
+    assert asked == [f"{run.uri}/scores", f"{run.uri}/maps"]
+    assert caplog.messages[-2:] == ["carrying over: 1 of 2 files", "carrying over: 2 of 2 files"]
+    asked.clear()
+    december.repair(december.rows(), retried=frozenset("ac"))
+    assert asked == [f"{december.uri}/scores", f"{december.uri}/maps"]
+    assert caplog.messages[-1] == "taking out rows: 2 of 2 files"
+    assert sorted(december.rows()["video_id"].to_pylist()) == ["b", "d"]
+    assert [row["video_id"] for row in december.maps()] == ["b"]
+
+
+def test_lost_nodes_cost_no_carried_row_and_no_retry(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    run, december = earlier_run(folder, a=None), OutputFolder(str(folder / "december"))
+    row = {"video_id": "d", "product_id": None, "status": "failed", "error_code": "not_found"}
+    december.write(ScoreRow.table([ScoreRow(row, {})], PROVENANCE, with_maps=False))
+    left, carried = videos(folder, d=None), run.rows().select(["video_id", "part"])
+    plan = Plan(
+        left, pa.array(["a", "d"]), {}, 0, 0, december, december.rows(), frozenset("d"), CONFIG, "hash-a", 112,
+        since=run, carried=carried,
+    )  # fmt: skip
+    seen = []
+
+    def scoring_job(plan: Plan, *rest: object) -> None:
+        seen.append((plan.videos["video_id"].to_pylist(), plan.output.rows()["video_id"].to_pylist()))
+        if len(seen) == 1:
+            raise NodesLostError({"CPU": 1.0})  # before any video was scored
+        plan.output.write(ScoreRow.table([ScoreRow(row | {"status": "ok"}, {})], PROVENANCE, with_maps=False))
+
+    monkeypatch.setattr(job, "run_scoring", scoring_job)
+    config, model = ScoreConfig("videos", december.uri), StoredModel("model.pt", "1", "digest", b"")
+    assert job._score(config, plan, model, Run(None), Resources(1, 1, 1, 1, 0.5, 0.0), 1.0) == 0
+    assert seen == [(["d"], ["a"])] * 2
+    assert {r["video_id"]: r["status"] for r in read_scores(december.uri).to_pylist()} == {"a": "ok", "d": "ok"}
 
 
 def test_another_model_or_no_scores_at_all_are_refused(folder: Path):

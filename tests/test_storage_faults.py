@@ -1,8 +1,9 @@
 """An object store that throttles, refuses, loses, dawdles or hangs up: what is tried again, which row it becomes."""
 
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import av
 import numpy as np
 import pytest
 import s3fs
-from faulty_s3 import FaultyS3, answers, cut, faulty_s3, healthy, slow
+from faulty_s3 import Application, FaultyS3, answers, cut, faulty_s3, healthy, slow
 from test_storage import failure
 
 from catalog import storage
-from catalog.errors import ErrorCode, Stage, VideoError
+from catalog.errors import ErrorCode, Refused, Stage, VideoError
 from catalog.ranges import BLOCK_BYTES, WHOLE_BELOW_BYTES, opened
 from catalog.video import sample_frames
+from scoring.attempts import Attempts
+from scoring.output import OutputFolder
 
 SLOW_DOWN = answers("503 Slow Down", "SlowDown")
 UNAVAILABLE = answers("500 Internal Server Error", "InternalError")
@@ -88,6 +91,70 @@ def test_a_write_that_cannot_end_ends_at_the_time_limit(store: FaultyS3, monkeyp
         storage.write_bytes_atomically("s3://videos/run.json", b"{}")
     store.planned.clear()
     assert not storage.exists("s3://videos/run.json")
+
+
+def late(application: Application, environ: dict[str, Any], start_response: Callable) -> Iterator[bytes]:
+    time.sleep(4)
+    yield from application(environ, start_response)
+
+
+def test_a_folder_may_take_longer_to_list_than_a_file_to_be_asked_for_but_not_for_ever(
+    store: FaultyS3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(storage, "CALL_TIMEOUT_S", 3.0)
+    storage.write_bytes_atomically("s3://videos/out/scores/1.parquet", b"rows")
+    store.plan("/videos", healthy, late)  # is it a folder? what does it hold?
+    assert storage.files_in("s3://videos/out/scores") == ["s3://videos/out/scores/1.parquet"]
+    assert not store.planned["/videos"]
+    monkeypatch.setattr(storage, "LIST_TIMEOUT_S", 1.0)
+    store.plan("/videos", healthy, late)
+    with pytest.raises(Refused, match=r"out/scores cannot be listed: the storage did not answer in time"):
+        OutputFolder("s3://videos/out").rows()
+
+
+@pytest.fixture
+def nobody_there(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store whose server is down: connections are refused."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setitem(storage._S3_OPTIONS["config_kwargs"], "retries", {"max_attempts": 1})
+    monkeypatch.setattr(storage, "_S3_ATTEMPTS", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield "s3://videos/out/a"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        storage.exists,
+        storage.files_in,
+        storage.folders_in,
+        storage.read_bytes,
+        storage.remove,
+        storage.fingerprint,
+        lambda uri: storage.write_bytes_atomically(uri, b"rows"),
+        lambda uri: storage.create(uri, b"lock"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_an_os_error(nobody_there: str, ask: Callable[[str], object]):
+    with pytest.raises(OSError, match="Could not connect") as unreachable:
+        ask(nobody_there)
+    assert unreachable.value.__cause__ is not unreachable.value  # who follows the causes comes to an end
+
+
+def test_a_store_that_cannot_be_reached_costs_rows_and_notes_and_not_the_actor(nobody_there: str):
+    assert failure(nobody_there, timeout_s=60).code == ErrorCode.INTERNAL
+    with pytest.raises(VideoError, match="Could not connect"), opened(nobody_there, 100, 60):
+        pass
+    with pytest.raises(Refused, match=r"cannot be written: .*Could not connect"):
+        storage.check_writable(nobody_there)
+    attempts = Attempts(nobody_there)
+    with attempts.block(Stage.DECODE, ["a"]) as alone, attempts.video(Stage.DECODE, "a"):
+        assert not alone
+    assert not attempts.asked_to_stop()
 
 
 def write_long_clip(path: Path, seconds: int, index_first: bool) -> None:

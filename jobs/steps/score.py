@@ -36,7 +36,7 @@ from scoring.fingerprints import Images
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
 from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, finish, plan_scoring, remaining, run_scoring, verify
+from scoring.run import Plan, Tally, begin, doubled_rows, finish, mend, plan_scoring, remaining, run_scoring, verify
 from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run
@@ -79,6 +79,9 @@ def main(config: ScoreConfig) -> int:
         console.print(f"{plan.failed} of the finished videos failed; --retry-failed tries them again")
     summary = plan.output.summary()
     if not (plan.videos.num_rows or plan.carried) and summary is not None and not config.dry_run:
+        if doubled_rows(plan.rows):
+            with _alone(plan):
+                summary = mend(plan, summary)
         console.print(f"nothing is left to do; summary: {plan.output.uri}/run.json")
         return _exit_code(config, summary)
     costs = StageCosts.read(config.costs) if config.costs else StageCosts.of(summary or {})
@@ -168,11 +171,13 @@ def _score(
 ) -> int:
     run.params(params_of(config) | {"config_hash": plan.config_hash})
     provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
-    progress, course = ProgressLog("scoring", plan.videos.num_rows), Course(run)
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
-    with _saying_what_is_full(), StallWatch(limit_s) as watch, _finishing_on_sigterm(plan):
+    tally, left, course, watch = Tally(), plan, Course(run), StallWatch(limit_s)
+    with _saying_what_is_full(), _finishing_on_sigterm(plan):
+        begin(plan)  # under no watch: a large folder takes longer than a block, and needs no node
+        progress = ProgressLog("scoring", plan.videos.num_rows)
 
         def on_progress(tally: Tally) -> None:
             watch.alive()
@@ -180,11 +185,10 @@ def _score(
             progress.update(tally.done, f"{failed} failed" if failed else "")
             course.follow(tally, cores)
 
-        tally, left = Tally(), plan
         try:
             while True:
                 try:
-                    with CapacityWatch(resources.needed, NODE_LOST_S):
+                    with watch, CapacityWatch(resources.needed, NODE_LOST_S):
                         run_scoring(
                             left, model, provenance, config.sampling, config.product, config.maps, config.limits,
                             config.save_maps, resources, on_progress, _cache_of(config), tally,
@@ -193,6 +197,7 @@ def _score(
                 except NodesLostError as lost:
                     resources = _of_what_is_left(config, lost)
                     left = remaining(left)
+                    begin(left)
                     _print_resources(left, resources, lost.left)
         finally:
             progress.close()
