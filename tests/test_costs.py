@@ -10,7 +10,7 @@ import pytest
 from catalog.errors import Refused
 from jobs.plan import PlanConfig
 from jobs.steps.plan import planned
-from scoring.costs import MOST_POINTS, Machines, Pace, StageCosts, hourly, total_of
+from scoring.costs import MOST_POINTS, Machines, MeanCores, Pace, StageCosts, hourly, total_of
 from scoring.graph import Resources
 from scoring.run import Tally
 
@@ -58,6 +58,19 @@ def test_pace_keeps_few_points_over_all_of_a_long_run():
 def test_pace_by_parts_of_a_run_that_begins_slowly():
     points = [{"wall_seconds": 10.0, "videos": 0.0}, {"wall_seconds": 20.0, "videos": 10.0}]
     assert hourly(points, 20, parts=2) == pytest.approx([0, 3600])
+
+
+def test_a_cluster_that_changes_size_offered_the_mean_of_its_cores():
+    now = 0.0
+    cores = MeanCores(2, clock=lambda: now)
+    assert cores.mean == 2
+    now = 10.0
+    cores.see(6)  # 20 core-seconds up to here
+    now = 30.0
+    assert cores.mean == pytest.approx((20 + 120) / 30)
+    cores.see(0)
+    now = 70.0
+    assert cores.mean == pytest.approx(140 / 70)
 
 
 def test_cores_that_keep_a_gpu_busy_prepare_as_fast_as_it_engages():
