@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from catalog import storage
 from catalog.errors import Refused, check_positive
 from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved
 from jobs.plan import PlanConfig
+from scoring.attempts import Attempts
 from scoring.costs import Estimate, Machines, StageCosts, total_of
 from scoring.graph import Resources, build_graph, rows_a_block
 from scoring.output import CostsOnly
@@ -41,14 +43,16 @@ def main(config: PlanConfig) -> int:
             raise Refused("the cluster has GPUs, but --price-gpu is not given; give the price of a GPU-hour")
         resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), gpu_share=config.gpu_share)
         provenance = Provenance(model.uri, model.version, None, "", git_commit())
-        graph = build_graph(
-            sample, images, model.checkpoint, spec.input_size, config.sampling, config.product, config.maps,
-            config.limits, CostsOnly(), provenance, resources, save_maps=False, sample=frozenset(),
-        )  # fmt: skip
         tally, rows = Tally(), []
         progress = ProgressLog("scoring the sample", sample.num_rows)
         limit_s = 600 + config.limits.video_timeout * rows_a_block(sample.num_rows, resources.prepare_actors)
-        with StallWatch(limit_s) as watch:
+        # each node keeps its own: a video that kills its process is then tried a few times a node, not for ever
+        with tempfile.TemporaryDirectory(prefix="plan-") as in_hand, StallWatch(limit_s) as watch:
+            graph = build_graph(
+                sample, images, model.checkpoint, spec.input_size, config.sampling, config.product, config.maps,
+                config.limits, CostsOnly(), provenance, resources, save_maps=False, sample=frozenset(),
+                attempts=Attempts(in_hand),
+            )  # fmt: skip
             try:
                 for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                     watch.alive()
