@@ -127,8 +127,11 @@ class Estimate:
     high: float | None
 
     def times(self, factor: float) -> "Estimate":
-        low, high = (None if end is None else end * factor for end in (self.low, self.high))
-        return Estimate(self.value * factor, low, high)
+        return self.through(lambda value: value * factor)
+
+    def through(self, rising: Callable[[float], float]) -> "Estimate":
+        low, high = (None if end is None else rising(end) for end in (self.low, self.high))
+        return Estimate(rising(self.value), low, high)
 
 
 def total_of(sample: np.ndarray, videos: int, seed: int = 0) -> Estimate:
@@ -170,3 +173,8 @@ class Machines:
 
     def gpus(self, gpu_hours: float, hours: float) -> int:
         return math.ceil(gpu_hours / self.efficiency / hours)
+
+    def hours(self, core_hours: float, gpu_hours: float, nodes: int, gpus: int) -> float:
+        """Wall time on these machines, from when they are up."""
+        on_cores = core_hours / (nodes * self.node_cpus)
+        return max(on_cores, gpu_hours / gpus if gpus else 0.0) / self.efficiency
