@@ -49,7 +49,7 @@ def runs_page(first: ScoringRun, second: ScoringRun, both: pd.DataFrame | None =
     changed = both[both["status_first"] != both["status_second"]]
     statuses = pd.crosstab(both["status_first"], both["status_second"])
     with matplotlib.rc_context(RC):
-        charts = {name: svg(figure, name, figure.get_label()) for name, figure in figures(both).items()}
+        charts = {name: svg(figure, name, str(figure.get_label())) for name, figure in figures(both).items()}
     page = environment(score=score_text, rank=rank_text, figure=figure_text).get_template("runs.html")
     return page.render(
         runs=[

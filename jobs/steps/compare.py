@@ -32,8 +32,8 @@ def main(config: CompareConfig) -> int:
     if (config.creatives is None) == (config.other is None):
         raise Refused("give --creatives with two video_ids, or --other with another folder of scores, one of the two")
     if config.other is not None:
-        runs = (ScoredFolder.read(uri, COLUMNS) for uri in (config.scores, config.other))
-        _compare_runs(config, *runs, output)
+        first, second = (ScoredFolder.read(uri, COLUMNS) for uri in (config.scores, config.other))
+        _compare_runs(config, first, second, output)
     elif config.creatives is not None:
         with PageMaker(ScoredFolder.read(config.scores), config.videos, None, config.limits) as maker:
             page = maker.creatives(*config.creatives)

@@ -96,7 +96,9 @@ def planned(
         "price": total(np.array([machines.price(*each) for each in zip(core_h, gpu_h, strict=True)])),
         "cpu_nodes": core.through(lambda spent: machines.nodes(spent, hours)),
         "gpus": gpu.through(lambda spent: machines.gpus(spent, hours)),
-        "wall_hours": Estimate(*(None if None in end else machines.hours(*end, nodes, gpus) for end in ends)),
+        "wall_hours": Estimate(
+            *(None if None in end else machines.hours(*end, nodes, gpus) for end in ends)  # pyright: ignore
+        ),
     }
     return {
         "videos": videos.num_rows,
