@@ -47,6 +47,8 @@ POISON = {
 }
 """kind -> its error_code; kills_prepare and kills_engage kill the actor, not its child"""
 FLAGS = ("--video-timeout", "20", "--video-memory-mb", "1500", "--max-seconds", "5", "--faithfulness-videos", "0")
+COMPARED, SAME = ("e_score", "p_score", "pe_score"), 1e-3
+"""scores, and by which share of themselves they may differ"""
 JOB_TIMEOUT_S = 1800
 STARTS = 12
 
@@ -197,12 +199,11 @@ def other_scores(folder: Path, name: str, than: str) -> list[str]:
     """Videos whose scores differ between two runs."""
     scores = [{row["video_id"]: row for row in read_scores(str(folder / one)).to_pylist()} for one in (name, than)]
     a, b = scores
-    return [
-        video_id
-        for video_id, row in a.items()
-        if row["e_score"] is not None
-        and (b[video_id]["e_score"] is None or abs(row["e_score"] - b[video_id]["e_score"]) > 1e-3 * row["e_score"])
-    ]
+    return [video_id for video_id, row in a.items() if any(_differ(row[name], b[video_id][name]) for name in COMPARED)]
+
+
+def _differ(a: float | None, b: float | None) -> bool:
+    return (a is None) != (b is None) if a is None or b is None else abs(a - b) > SAME * abs(a)
 
 
 def main() -> None:

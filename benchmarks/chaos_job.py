@@ -12,21 +12,19 @@ import numpy as np
 
 from jobs.command import run_job
 from jobs.score import ScoreConfig, main
-from scoring import graph
-from scoring.attempts import MAX_TRIES
+from scoring import graph, prepare
 from scoring.graph import EngageActor, PrepareActor
-from scoring.prepare import Prepared, Request
-from scoring.prepare import make_prepare as real_prepare
+from scoring.prepare import FingerprintOf, Request
 from scoring.rows import ScoreRow
 
 
-def make_prepare(*settings: Any) -> Callable[[Request], Prepared]:
-    """In the child: the real function, but for files named after an accident."""
-    prepare = real_prepare(*settings)
+def make_child(*settings: Any) -> Callable[[Any], Any]:
+    """The real child, but for files named after an accident."""
+    answer = prepare.make_child(*settings)
     held = []
 
-    def fragile(request: Request) -> Prepared:
-        match Path(request.video_uri).stem:
+    def fragile(asked: Request | FingerprintOf) -> Any:
+        match Path(asked.video_uri).stem if isinstance(asked, Request) else "":
             case "segfault":
                 ctypes.string_at(0)
             case "hang":
@@ -36,7 +34,7 @@ def make_prepare(*settings: Any) -> Callable[[Request], Prepared]:
                     held.append(np.ones(1 << 22))
             case "frames":
                 held.extend(np.zeros((1080, 1920, 3), np.uint8) + k % 256 for k in range(5000))
-        return prepare(request)
+        return answer(asked)
 
     return fragile
 
@@ -46,12 +44,12 @@ class FragilePrepare(PrepareActor):
 
     def __init__(self, *settings: Any):
         super().__init__(*settings)
-        self.child.target = "benchmarks.chaos_job:make_prepare"
+        self.child.target = "benchmarks.chaos_job:make_child"
 
-    def _prepared(self, row: dict[str, Any], tries: int = MAX_TRIES) -> dict[str, Any]:
+    def _prepared(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["video_id"].startswith("kills_prepare"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._prepared(row, tries)
+        return super()._prepared(row)
 
 
 class FragileEngage(EngageActor):

@@ -35,7 +35,7 @@ SHORT_FORM = PROJECT / "../shared/data/tiktok_popularity"
 STAGES = ("decode", "locate", "engage")
 START_VIDEOS = 2
 TIMEOUT_S = 3600.0
-GOAL = 2.0
+GOAL = 4.0
 
 
 def made_catalogue(folder: Path, videos: int, short_form: int, seed: int) -> tuple[Path, Path]:

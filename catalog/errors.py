@@ -57,7 +57,8 @@ class VideoError(Exception):
 
 
 class KilledError(VideoError):
-    """The video's process was killed from outside, most often by the kernel, which may have taken the wrong one."""
+    """The video's process was killed from outside, most often by the kernel, which may have taken the wrong one; or
+    never got as far as the video."""
 
 
 def check_positive(values: Mapping[str, float]) -> None:

@@ -4,6 +4,7 @@ The child is a clean interpreter that imports only what its function needs. It p
 decoders, not from attackers: its replies are unpickled.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ GRACE_S = 5.0
 START_TIMEOUT_S = 120.0
 SEND_TIMEOUT_S = 60
 STDERR_KEPT_BYTES = 1 << 14
+NO_ROOM = (errno.ENOMEM, errno.EAGAIN)
 
 
 class IsolatedWorker:
@@ -60,7 +62,8 @@ class IsolatedWorker:
         Raises VideoError: the function's own; decode_timeout (the child was killed after `timeout_s`, which
         does not count the child's start); decode_crash (it died, by which signal); out_of_memory (KilledError where
         it was killed from outside); internal
-        (another exception: type, message, last line of code). RuntimeError: the function cannot be built.
+        (another exception: type, message, last line of code). KilledError also where the machine let no child start.
+        RuntimeError: the function cannot be built.
         """
         if self.max_calls is not None and self._calls >= self.max_calls:
             self.close()
@@ -128,15 +131,22 @@ class IsolatedWorker:
             self._scratch = tempfile.TemporaryDirectory(prefix="isolated-", ignore_cleanup_errors=True)
             environment["TMPDIR"] = self._scratch.name
             environment["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "catalog.isolated_child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                env=environment,
-                process_group=0,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "catalog.isolated_child", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    env=environment,
+                    process_group=0,
+                )
+            except OSError as error:
+                ours.close()
+                if error.errno not in NO_ROOM:
+                    raise
+                how = f"no decoding process could be started: {error.strerror}"
+                raise KilledError(ErrorCode.OUT_OF_MEMORY, how, self.stage) from error
         assert self._process.stdout is not None
         self._noise = _Tail(self._process.stdout)
         self._connection = Connection(ours.detach())
@@ -152,12 +162,25 @@ class IsolatedWorker:
         try:
             send(self._connection, (self.target, self.init_args, self.memory_limit_bytes, self.stage))
             if not self._connection.poll(START_TIMEOUT_S):
-                raise RuntimeError(f"{self.target} was not ready after {START_TIMEOUT_S:g} s")
+                how = f"the decoding process was not ready after {START_TIMEOUT_S:g} s; killed"
+                raise KilledError(ErrorCode.DECODE_TIMEOUT, how, self.stage)
             kind, value = receive(self._connection)
         except (EOFError, OSError) as error:
-            raise RuntimeError(f"{self.target} died while it started: {self._noise.text()}") from error
+            self._died_early(error)
         if kind == "broken":
             raise RuntimeError(f"{self.target} cannot be built in a child process: {value}")
+
+    def _died_early(self, error: Exception) -> NoReturn:
+        """A signal may hit any child; one that exits on its own would do so at every video."""
+        assert self._process is not None and self._noise is not None
+        status = 0
+        with suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(GRACE_S)
+        if status >= 0:
+            raise RuntimeError(f"{self.target} died while it started: {self._noise.text()}") from error
+        code = ErrorCode.OUT_OF_MEMORY if status == -signal.SIGKILL else ErrorCode.DECODE_CRASH
+        how = f"the decoding process was ended by {signal.Signals(-status).name} while it started"
+        raise KilledError(code, f"{how}. {self._noise.text()}".strip(), self.stage) from error
 
     def _timed_out(self, timeout_s: float) -> NoReturn:
         raise VideoError(ErrorCode.DECODE_TIMEOUT, f"no answer after {timeout_s:g} s; killed", self.stage)

@@ -248,10 +248,18 @@ ROUNDING = 1e-3
 
 class CapacityWatch:
     """Interrupts the work, and raises NodesLostError on leaving, when the cluster has had less than ``needed``
-    (resource -> amount) for ``grace_seconds``: Ray would wait for ever to put the lost nodes' actors somewhere."""
+    (resource -> amount) for ``grace_seconds``: Ray would wait for ever to put the lost nodes' actors somewhere.
+    ``on_cores`` is told at every look how many CPUs there are."""
 
-    def __init__(self, needed: Mapping[str, float], grace_seconds: float, poll_seconds: float = 2.0):
+    def __init__(
+        self,
+        needed: Mapping[str, float],
+        grace_seconds: float,
+        poll_seconds: float = 2.0,
+        on_cores: Callable[[float], None] = lambda cores: None,
+    ):
         self.needed, self.grace_seconds, self.poll_seconds = needed, grace_seconds, poll_seconds
+        self.on_cores = on_cores
         self.left: Mapping[str, float] | None = None
         self._ended = threading.Event()
 
@@ -268,6 +276,7 @@ class CapacityWatch:
                 there = ray.cluster_resources()
             except Exception:  # the head does not answer: the work will say so
                 return
+            self.on_cores(there.get("CPU", 0))
             if all(there.get(name, 0) >= amount - ROUNDING for name, amount in self.needed.items()):
                 enough_at = time.monotonic()
             elif time.monotonic() - enough_at > self.grace_seconds:

@@ -1,4 +1,4 @@
-"""Compare two scoring runs: python -m jobs.compare --scores DIR --other DIR --output FILE.html; or two videos of one"""
+"""Compare two scoring runs: python -m jobs.compare --a DIR --b DIR; or two videos of one"""
 
 import dataclasses
 from typing import Annotated
@@ -13,7 +13,7 @@ from scoring.settings import VideoLimits
 class CompareConfig:
     scores: Annotated[str, tyro.conf.arg(aliases=("--a",))]
     """output folder of jobs.score (local or s3://)"""
-    output: str
+    output: str = "compare.html"
     """HTML file to write; an earlier one is replaced"""
     creatives: tuple[str, str] | None = None
     """two video_ids of the folder, side by side"""

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,29 @@ class Pace:
         self.points.append({"wall_seconds": round(wall_seconds, 3)} | done)
         if len(self.points) > MOST_POINTS:
             self.points, self._every_s = self.points[::2], 2 * self._every_s
+
+
+class MeanCores:
+    """Cores of a cluster that grows and shrinks: their mean over the time since it was made."""
+
+    def __init__(self, cores: float, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._started = clock, clock()
+        self._seen = (0.0, cores, self._started)
+        """core-seconds up to the last look, cores since, when that was"""
+
+    def see(self, cores: float) -> None:
+        """So many from now on."""
+        now = self._clock()
+        self._seen = (self._core_seconds(now), cores, now)
+
+    @property
+    def mean(self) -> float:
+        now = self._clock()
+        return self._core_seconds(now) / (now - self._started) if now > self._started else self._seen[1]
+
+    def _core_seconds(self, now: float) -> float:
+        before, cores, since = self._seen
+        return before + cores * (now - since)
 
 
 def hourly(points: list[dict[str, float]], end_s: float, parts: int = 5) -> list[float]:
@@ -102,8 +127,11 @@ class Estimate:
     high: float | None
 
     def times(self, factor: float) -> "Estimate":
-        low, high = (None if end is None else end * factor for end in (self.low, self.high))
-        return Estimate(self.value * factor, low, high)
+        return self.through(lambda value: value * factor)
+
+    def through(self, rising: Callable[[float], float]) -> "Estimate":
+        low, high = (None if end is None else rising(end) for end in (self.low, self.high))
+        return Estimate(rising(self.value), low, high)
 
 
 def total_of(sample: np.ndarray, videos: int, seed: int = 0) -> Estimate:
@@ -145,3 +173,8 @@ class Machines:
 
     def gpus(self, gpu_hours: float, hours: float) -> int:
         return math.ceil(gpu_hours / self.efficiency / hours)
+
+    def hours(self, core_hours: float, gpu_hours: float, nodes: int, gpus: int) -> float:
+        """Wall time on these machines, from when they are up."""
+        on_cores = core_hours / (nodes * self.node_cpus)
+        return max(on_cores, gpu_hours / gpus if gpus else 0.0) / self.efficiency

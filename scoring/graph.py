@@ -24,9 +24,9 @@ from catalog.isolation import IsolatedWorker
 from catalog.sampling import SamplingConfig
 from catalog.schemas import Status
 from scoring.attempts import MAX_TRIES, Attempts, StopSign
-from scoring.fingerprints import Images, fingerprints
+from scoring.fingerprints import Images
 from scoring.output import TALLY, Sink
-from scoring.prepare import Prepared, Request
+from scoring.prepare import FingerprintOf, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
 from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
 
@@ -36,8 +36,8 @@ PERSISTENT: dict[str, Any] = RESTARTS | {"max_task_retries": -1}
 """Workers may be killed any number of times; a block that itself kills them ends, see ``scoring.attempts``."""
 NOT_WRITTEN = "not_written"
 """beside the columns TALLY: why the block could not be written"""
-DECODER_CALLS = 500
-"""a fresh child after so many videos: decoders leak"""
+DECODER_CALLS = 1000
+"""a fresh child after so many, two a video: decoders leak"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,11 +205,10 @@ class PrepareActor:
         attempts: Attempts | None,
     ):
         (self.images,) = ray.get(images)
-        self.fingerprint = fingerprints(self.images)
         self.limits, self.attempts = limits, attempts
         self.stop = StopSign(attempts)
         self.child = IsolatedWorker(
-            "scoring.prepare:make_prepare",
+            "scoring.prepare:make_child",
             (sampling, product, input_size, product_cache),
             memory_limit_bytes=int(limits.video_memory_mb * 2**20),
             max_calls=DECODER_CALLS,
@@ -221,27 +220,33 @@ class PrepareActor:
             for row in videos.to_pylist():
                 if self.stop():
                     return
-                row["fingerprint"] = self.fingerprint(row["video_uri"], row["product_id"])
-                yield pa.Table.from_pylist([self._alone(row) if alone else self._prepared(row)], schema=PREPARED)
+                yield pa.Table.from_pylist([self._row(row, alone)], schema=PREPARED)
 
-    def _alone(self, row: dict[str, Any]) -> dict[str, Any]:
-        assert self.attempts is not None
+    def _row(self, row: dict[str, Any], alone: bool) -> dict[str, Any]:
         try:
-            with self.attempts.video(Stage.DECODE, row["video_id"]):
+            row["fingerprint"] = self._ask(FingerprintOf(self._request(row)))
+            with self.attempts.video(Stage.DECODE, row["video_id"]) if alone and self.attempts else nullcontext():
                 return self._prepared(row)
-        except VideoError as quarantined:
-            return failed_row(row, quarantined)
+        except VideoError as hung_or_quarantined:
+            return failed_row(row, hung_or_quarantined)
 
-    def _prepared(self, row: dict[str, Any], tries: int = MAX_TRIES) -> dict[str, Any]:
-        images, outlines = self.images.get(row["product_id"], ((), None))
-        request = Request(row["video_uri"], row["product_id"], images, outlines)
+    def _prepared(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            prepared: Prepared = self.child.call(request, self.limits.video_timeout)
-        except KilledError as error:
-            return self._prepared(row, tries - 1) if tries > 1 else failed_row(row, error)
+            return prepared_row(row, self._ask(self._request(row)))
         except VideoError as error:
             return failed_row(row, error)
-        return prepared_row(row, prepared)
+
+    def _request(self, row: dict[str, Any]) -> Request:
+        images, outlines = self.images.get(row["product_id"], ((), None))
+        return Request(row["video_uri"], row["product_id"], images, outlines)
+
+    def _ask(self, what: Request | FingerprintOf, tries: int = MAX_TRIES) -> Any:
+        try:
+            return self.child.call(what, self.limits.video_timeout)
+        except KilledError:
+            if tries == 1:
+                raise
+            return self._ask(what, tries - 1)
 
 
 class EngageActor:

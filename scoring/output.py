@@ -243,12 +243,12 @@ class OutputFolder:
         storage.write_bytes_atomically(f"{self.uri}/{name}", json.dumps(content, indent=2, default=str).encode())
 
 
-def read_scores(uri: str) -> pa.Table:
-    """All rows of a scoring job's output. Raises Refused where there are none."""
+def read_scores(uri: str, columns: Sequence[str] = SCORES.names) -> pa.Table:
+    """These columns of all rows of a scoring job's output. Raises Refused where there are none."""
     parts = OutputFolder(storage.absolute(uri))._parts("scores")
     if not parts:
         raise Refused(f"{uri} holds no scores/*.parquet; give the --output folder of jobs.score")
-    return _read_parts(parts, SCORES.names)[0]
+    return _read_parts(parts, columns)[0]
 
 
 def read_maps(uri: str, video_ids: Set[str]) -> Iterator[tuple[str, np.ndarray]]:

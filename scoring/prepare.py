@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.ranges import RemoteFile, opened
 from catalog.sampling import SamplingConfig
 from catalog.video import iter_frames, read_headers
+from scoring.fingerprints import Images, fingerprints
 from scoring.product import Detection, ProductIndex, Search, View
 from scoring.settings import ProductConfig
 from training.decode import network_input
@@ -34,6 +36,13 @@ class Request:
     product_id: str | None = None
     image_uris: tuple[str, ...] = ()
     image_outlines: tuple[tuple[float, ...] | None, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FingerprintOf:
+    """Asks the child for the request's ``scoring.fingerprints`` alone."""
+
+    request: Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +64,22 @@ class Prepared:
     """wall time until the video was here"""
     rejections: dict[str, int] = dataclasses.field(default_factory=dict)
     """why frames are without the product, see ``scoring.pose.Rejection``"""
+
+
+def make_child(*settings: Any) -> Callable[[Request | FingerprintOf], Prepared | str | None]:
+    """``make_prepare``'s function, that also says what a row depends on: files that hang, hang the child alone."""
+    prepare, images = make_prepare(*settings), Images()
+    fingerprint = fingerprints(images)
+
+    def answer(asked: Request | FingerprintOf) -> Prepared | str | None:
+        if isinstance(asked, Request):
+            return prepare(asked)
+        video = asked.request
+        if video.product_id is not None:
+            images[video.product_id] = (video.image_uris, video.image_outlines)
+        return fingerprint(video.video_uri, video.product_id)
+
+    return answer
 
 
 def make_prepare(

@@ -239,7 +239,8 @@ class Tally:
         return time.monotonic() - self.started
 
     def summary(self, cores: float) -> dict[str, Any]:
-        """Figures for run.json, the console and MLflow. A minute of video is a minute that was looked at."""
+        """Figures for run.json, the console and MLflow. A minute of video is a minute that was looked at.
+        cores: of the cluster, their mean over the run."""
         minutes = self.video_minutes
         kernel = sum(self.core_seconds.values())
 

@@ -1,5 +1,6 @@
 """cluster.yaml's node types on Ray's fake provider: nodes come with the work and go when they are idle."""
 
+import json
 import subprocess
 import sys
 import time
@@ -86,4 +87,5 @@ def test_cpu_nodes_come_with_the_work_and_go_when_it_is_done(tmp_path: Path):
         assert job.returncode == 0, said
         assert ("cpu", "cpu", "gpu", "head") in seen
         assert pq.read_table(catalogue.folder / "scores" / "scores").num_rows == len(rows)
+        assert 2 < json.loads((catalogue.folder / "scores" / "run.json").read_text())["cores"] < 6
         assert wait_for(head, ["gpu", "head"], 120) == ["gpu", "head"]

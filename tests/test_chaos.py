@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.chaos import POISON, Night, cluster, judged, rows_in, scored, start_job, write_catalogue
+from benchmarks.chaos import POISON, Night, cluster, judged, other_scores, rows_in, scored, start_job, write_catalogue
 from scoring.output import OutputFolder
+from tests.test_report import failed, no_product, ok, write_scores
 
 STORE_BYTES = 80_000_000
 CROWD = """
@@ -44,6 +45,19 @@ def assert_all_is_well(folder: Path, expected: dict[str, str | None]) -> None:
     assert OutputFolder(str(folder / "night")).summary() is not None
     assert not list((folder / "night" / "attempts").iterdir())
     assert not list((folder / "night").glob("lock-*"))
+
+
+@pytest.mark.parametrize("score", ["e_score", "p_score", "pe_score"])
+def test_any_score_that_differs_between_two_runs_is_told(tmp_path: Path, score: str):
+    same = ok("a") | {"e_score": 0.5, "p_score": 0.1, "pe_score": 0.05}
+    for name, value in {
+        "calm": same[score],
+        "near": same[score] * 1.0005,
+        "far": same[score] * 1.01,
+        "none": None,
+    }.items():
+        write_scores(tmp_path / name, [same | {score: value}, failed("b"), no_product("c")])
+    assert [other_scores(tmp_path, name, "calm") for name in ("near", "far", "none")] == [[], ["a"], ["a"]]
 
 
 @pytest.mark.slow

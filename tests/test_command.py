@@ -93,13 +93,14 @@ def test_a_job_that_stalls_is_ended_and_one_that_lives_is_not() -> None:
 
 
 def test_lost_nodes_interrupt_the_work_and_a_short_absence_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"CPU": 4.0}
+    there, seen = {"CPU": 4.0}, list[float]()
     monkeypatch.setattr(ray, "cluster_resources", lambda: dict(there))
-    with CapacityWatch({"CPU": 4.0, "GPU": 0.0}, grace_seconds=0.5, poll_seconds=0.02):
+    with CapacityWatch({"CPU": 4.0, "GPU": 0.0}, grace_seconds=0.5, poll_seconds=0.02, on_cores=seen.append):
         there["CPU"] = 1.0
         time.sleep(0.1)
         there["CPU"] = 4.0
         time.sleep(0.6)
+    assert set(seen) == {1.0, 4.0} and seen[-1] == 4.0
     with pytest.raises(NodesLostError) as lost, CapacityWatch({"CPU": 4.0}, grace_seconds=0.1, poll_seconds=0.02):
         there["CPU"] = 1.0
         time.sleep(30)

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from playwright.sync_api import Browser
 from scipy import stats
 
+import jobs.steps.compare
 from analysis.drift import by_group, drift, psi, psi_by_chance
 from catalog.errors import Refused
 from catalog.schemas import SCORES
@@ -25,7 +26,7 @@ from scoring.settings import VideoLimits
 from tests.browser import NARROW, WIDE, opened
 from tests.test_overlay import write_scored
 from tests.test_report import HOSTILE, Page, failed, no_product, not_localised, ok, write_scores
-from views.run_comparison import ScoringRun, agreement, joined, runs_page
+from views.run_comparison import COLUMNS, ScoringRun, agreement, joined, runs_page
 
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -220,9 +221,27 @@ def test_job_compares_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run.data.metrics["spearman/pe"] == pytest.approx(told.loc["pe", "spearman"], rel=1e-4)
     assert run.data.metrics["psi/pe"] == pytest.approx(told.loc["pe", "psi"], rel=1e-4)
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert kept == {"comparison.html", "drift.csv", "videos.parquet", "category.csv", "creator_id.csv"}
+    assert kept == {"comparison.html", "drift.csv", "videos.parquet", "category.csv", "creator_id.csv", "plots"}
+    plots = {file.path for file in client.list_artifacts(run.info.run_id, "plots")}
+    assert plots == {"plots/ecdf.png", "plots/scatter.png"}
 
 
 def test_a_and_b_name_the_two_runs():
-    config = parse(CompareConfig, ["--a", "x", "--b", "y", "--output", "c.html"], "")
-    assert (config.scores, config.other) == ("x", "y")
+    config = parse(CompareConfig, ["--a", "x", "--b", "y"], "")
+    assert (config.scores, config.other, config.output) == ("x", "y", "compare.html")
+
+
+def test_runs_are_compared_without_their_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    read: list[list[str]] = []
+
+    def page_of(first: ScoringRun, second: ScoringRun, both: pd.DataFrame) -> str:
+        read.extend(run.scores.column_names for run in (first, second))
+        return runs_page(first, second, both)
+
+    monkeypatch.setattr(jobs.steps.compare, "runs_page", page_of)
+    write_scores(tmp_path / "a", FIRST), write_scores(tmp_path / "b", SECOND)
+    assert main(CompareConfig("a", other="b")) == 0
+    assert read == [list(COLUMNS)] * 2
+    assert Page((tmp_path / "compare.html").read_text()).cells("moved")[0][0] == "v4"

@@ -9,8 +9,8 @@ import pytest
 
 from catalog.errors import Refused
 from jobs.plan import PlanConfig
-from jobs.steps.plan import planned
-from scoring.costs import MOST_POINTS, Machines, Pace, StageCosts, hourly, total_of
+from jobs.steps.plan import planned, print_plan
+from scoring.costs import MOST_POINTS, Machines, MeanCores, Pace, StageCosts, hourly, total_of
 from scoring.graph import Resources
 from scoring.run import Tally
 
@@ -58,6 +58,19 @@ def test_pace_keeps_few_points_over_all_of_a_long_run():
 def test_pace_by_parts_of_a_run_that_begins_slowly():
     points = [{"wall_seconds": 10.0, "videos": 0.0}, {"wall_seconds": 20.0, "videos": 10.0}]
     assert hourly(points, 20, parts=2) == pytest.approx([0, 3600])
+
+
+def test_a_cluster_that_changes_size_offered_the_mean_of_its_cores():
+    now = 0.0
+    cores = MeanCores(2, clock=lambda: now)
+    assert cores.mean == 2
+    now = 10.0
+    cores.see(6)  # 20 core-seconds up to here
+    now = 30.0
+    assert cores.mean == pytest.approx((20 + 120) / 30)
+    cores.see(0)
+    now = 70.0
+    assert cores.mean == pytest.approx(140 / 70)
 
 
 def test_cores_that_keep_a_gpu_busy_prepare_as_fast_as_it_engages():
@@ -108,6 +121,8 @@ def test_machines_are_paid_for_what_is_idle_too_and_do_the_work_in_time():
     assert machines.price(100, 10) == pytest.approx(2 * (5 + 10))
     assert machines.nodes(100, hours=2) == 7  # 200 core-hours, 100 cores at once
     assert machines.gpus(10, hours=8) == 3
+    assert machines.hours(100, 0, nodes=2, gpus=0) == pytest.approx(200 / 32)
+    assert machines.hours(100, 10, nodes=2, gpus=1) == pytest.approx(20)  # the GPU is what is waited for
 
 
 def test_a_plan_takes_the_sample_to_the_whole_catalogue():
@@ -121,8 +136,26 @@ def test_a_plan_takes_the_sample_to_the_whole_catalogue():
     assert estimates["gpu_hours"]["value"] == pytest.approx(0.1 / 0.8)
     assert estimates["price"]["value"] == pytest.approx((1000 * 7.5 / 3600 * 0.04 + 0.1 * 2) / 0.8)
     assert (plan["cpu_nodes"], plan["gpus"]) == (1, 1)
+    assert [estimates[what]["value"] for what in ("cpu_nodes", "gpus")] == [1, 1]
+    assert estimates["wall_hours"]["value"] == pytest.approx(1000 * 7.5 / 3600 / 0.8 / 8)
     assert plan["cores_per_gpu"] == pytest.approx((0.75 + 1 + 2) / 0.36 + 1)
     assert StageCosts.of(plan) == StageCosts({k: 2 * v for k, v in STAGES.items()}, 1.5, 0.72)
+
+
+def test_a_plan_tells_how_sure_its_nodes_and_hours_are(capsys: pytest.CaptureFixture[str]):
+    videos = pa.table({"video_id": [str(n) for n in range(10_000)]})
+    rows = [row(str(n)) | {"core_s": {stage: spent * (1 + n % 3) for stage, spent in STAGES.items()}} for n in range(9)]
+    config = PlanConfig("v", price_cpu=0.04, node_cpus=4, deadline_hours=1)
+    plan = planned(config, videos, rows, tally_of(*rows).summary(2))
+    nodes, hours = plan["estimates"]["cpu_nodes"], plan["estimates"]["wall_hours"]
+    assert nodes["low"] < nodes["value"] == plan["cpu_nodes"] < nodes["high"]
+    assert hours["low"] < hours["value"] <= 1 < hours["high"]
+    alone = planned(config, videos, rows[:1], tally_of(*rows[:1]).summary(2))
+    assert alone["estimates"]["wall_hours"]["high"] is None
+
+    print_plan(config, plan)
+    said = capsys.readouterr().out
+    assert f"hours on {plan['cpu_nodes']} CPU nodes of 4 cores" in said and "CPU nodes for 1 h" in said
 
 
 def test_a_sample_of_failures_alone_is_no_plan():

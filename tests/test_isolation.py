@@ -1,5 +1,6 @@
 """A crash, a hang or a flood in the child costs one call; the next call works."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalog.errors import ErrorCode, Stage, VideoError
+from catalog import isolation
+from catalog.errors import ErrorCode, KilledError, Stage, VideoError
 from catalog.isolation import IsolatedWorker
 
 TARGETS = """
@@ -79,6 +81,15 @@ TARGETS = """
 
     def broken_factory(x):
         raise KeyError("no such index")
+
+    def exits(x):
+        os._exit(3)
+
+    def killed_once(flag):
+        if not os.path.exists(flag):
+            open(flag, "w").close()
+            os.kill(os.getpid(), 9)
+        return act
 """
 
 
@@ -214,11 +225,45 @@ def test_a_factory_is_built_once_in_the_child() -> None:
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("isolated_targets:broken_factory", "no such index"), ("isolated_targets:absent", "absent")],
+    [
+        ("isolated_targets:broken_factory", "no such index"),
+        ("isolated_targets:absent", "absent"),
+        ("isolated_targets:exits", "died while it started"),
+    ],
 )
 def test_a_function_that_cannot_be_built_breaks_the_job_not_the_video(target: str, words: str) -> None:
     with IsolatedWorker(target, init_args=(1,)) as worker, pytest.raises(RuntimeError, match=words):
         worker.call(1, 30)
+
+
+def test_a_child_killed_while_it_starts_costs_a_try_and_the_next_call_works(tmp_path: Path) -> None:
+    with IsolatedWorker("isolated_targets:killed_once", init_args=(str(tmp_path / "flag"),)) as worker:
+        with pytest.raises(KilledError, match="SIGKILL while it started") as raised:
+            worker.call("fine", 30)
+        assert (raised.value.code, raised.value.stage) == (ErrorCode.OUT_OF_MEMORY, Stage.DECODE)
+        assert worker.call("fine", 30) == "fine"
+
+
+def test_a_machine_without_room_for_a_child_costs_a_try(
+    worker: IsolatedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as full, pytest.raises(KilledError, match="Cannot allocate memory") as raised:
+        full.setattr(subprocess, "Popen", no_room)
+        worker.call("fine", 30)
+    assert raised.value.code == ErrorCode.OUT_OF_MEMORY
+    assert worker.call("fine", 30) == "fine"
+
+
+def test_a_child_that_is_not_ready_in_time_costs_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    with IsolatedWorker("isolated_targets:act") as worker:
+        with monkeypatch.context() as hurried, pytest.raises(KilledError, match="not ready") as raised:
+            hurried.setattr(isolation, "START_TIMEOUT_S", 0.0)
+            worker.call("fine", 30)
+        assert raised.value.code == ErrorCode.DECODE_TIMEOUT
+        assert worker.call("fine", 30) == "fine"
 
 
 def test_the_child_is_kept_between_calls_and_renewed_after_max_calls() -> None:

@@ -77,6 +77,33 @@ def test_a_plan_that_makes_no_sense_is_refused(catalogue: Catalogue, settings: d
         )
 
 
+DEADLY = """
+from benchmarks import chaos_job
+from jobs.command import run_job
+from jobs.plan import PlanConfig, main
+from scoring import graph
+graph.PrepareActor, graph.EngageActor = chaos_job.FragilePrepare, chaos_job.FragileEngage
+run_job(PlanConfig, main, "")
+"""
+"""jobs.plan whose processes die of the videos named so"""
+
+
+@pytest.mark.slow
+def test_a_video_that_kills_its_process_costs_one_row_of_the_sample(catalogue: Catalogue):
+    rows = pq.read_table(catalogue.folder / "many.parquet").slice(0, 4).to_pylist()
+    for row, name in zip(rows, ("kills_prepare", "kills_engage"), strict=False):
+        row["video_id"] = name
+    pq.write_table(pa.Table.from_pylist(rows), catalogue.folder / "deadly.parquet")
+    target = catalogue.folder / "deadly.json"
+    command = [sys.executable, "-c", DEADLY, *catalogue.inputs("deadly"), "--max-seconds", "1", "--price-cpu", "1"]
+    ended = subprocess.run(
+        [*command, "--output", str(target)], cwd=ROOT, env=catalogue.env, capture_output=True, text=True,
+        timeout=2 * RUN_TIMEOUT_S,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert json.loads(target.read_text())["failed"] == {"quarantined": 2}
+
+
 @pytest.mark.slow
 def test_the_newest_videos_can_be_read_while_the_job_runs(catalogue: Catalogue):
     many = pq.read_table(catalogue.folder / "many.parquet")

@@ -4,16 +4,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from mixed_catalogue import write_clip, write_strange_card
 
 from catalog import storage
 from catalog.errors import ErrorCode, VideoError
 from catalog.sampling import SamplingConfig
 from catalog.world import WorldPaths
+from scoring.fingerprints import Images, fingerprints
+from scoring.graph import PrepareActor
 from scoring.prepare import Prepared, Request, make_prepare
-from scoring.settings import ProductConfig
+from scoring.settings import ProductConfig, VideoLimits
 
 
 def prepared(folder: Path, *images: str) -> Prepared:
@@ -59,6 +63,44 @@ def test_an_image_that_may_come_the_next_time_is_not_gone_without(
     with pytest.raises(VideoError, match="did not arrive") as failure:
         prepared(tmp_path, "card.png", "nowhere.png")
     assert failure.value.code == ErrorCode.NO_PRODUCT_IMAGE
+
+
+HUNG = """
+import time
+from scoring import prepare
+
+def make_child(*settings):
+    answer = prepare.make_child(*settings)
+
+    def hung(asked):
+        if isinstance(asked, prepare.FingerprintOf) and "hung" in asked.request.video_uri:
+            time.sleep(600)
+        return answer(asked)
+
+    return hung
+"""
+
+
+def test_a_file_that_hangs_when_it_is_only_named_costs_its_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hung_child.py").write_text(HUNG)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(ray, "get", lambda refs: refs)
+    write_clip(tmp_path / "clip.mp4", 1)
+    write_strange_card(tmp_path / "card.png")
+    images: Images = {"p": ((f"{tmp_path}/card.png",), ((0.0, 0.0, 1.0, 0.0, 1.0, 1.0),))}
+    actor = PrepareActor(
+        [images],  # pyright: ignore
+        64, SamplingConfig(), ProductConfig(), VideoLimits(video_timeout=20), None, None,
+    )  # fmt: skip
+    actor.child.target = "hung_child:make_child"
+    paths = [f"{tmp_path}/{name}.mp4" for name in ("hung", "clip", "gone")]
+    videos = pa.table({"video_id": ["a", "b", "c"], "video_uri": paths, "product_id": ["p", "p", None]})
+    rows = [row for table in actor(videos) for row in table.to_pylist()]
+    actor.child.close()
+    assert [row["error_code"] for row in rows] == ["decode_timeout", "bad_product_image", "not_found"]
+    assert [row["fingerprint"] for row in rows] == [None, fingerprints(images)(paths[1], "p"), None]
 
 
 def test_products_are_found_behind_coloured_overlays_and_nowhere_else(small_world: WorldPaths) -> None:

@@ -12,6 +12,7 @@ from ray.runtime_env import RuntimeEnv
 
 from jobs.command import parse
 from jobs.score import ScoreConfig
+from jobs.steps.score import STOP_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,7 +100,9 @@ def test_its_command_and_environment_are_ones_that_the_job_takes(job: dict[str, 
     python, _, module, *flags = shlex.split(job["spec"]["entrypoint"])
     assert (python, module) == ("python", "jobs.score")
     assert parse(ScoreConfig, flags, "").max_prepare_actors == 128
-    assert "MLFLOW_TRACKING_URI" in RuntimeEnv(**yaml.safe_load(job["spec"]["runtimeEnvYAML"])).env_vars()
+    environment = RuntimeEnv(**yaml.safe_load(job["spec"]["runtimeEnvYAML"])).env_vars()
+    assert "MLFLOW_TRACKING_URI" in environment
+    assert int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) > STOP_S
 
 
 def test_the_head_runs_no_work_gpu_nodes_are_there_before_the_job_and_all_have_one_image(job: dict[str, Any]):

@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -22,6 +21,8 @@ from views.report import MAX_SCATTER_POINTS, once_each
 RESAMPLES = 2000
 SHOWN = 25
 SHOWN_GROUPS = 10
+COLUMNS = ("video_id", "product_id", "status", "pe_score", *SCORES[1:], "model_uri", "model_version")
+"""of schemas.SCORES that a comparison needs"""
 GROUPS = {"Category": "category", "Creator": "creator_id"}
 NOT_OF_INTEREST = {"output", "retry_failed", "dry_run", "limit", "scores_depend_on", "product_images", "config_hash"}
 NOT_OF_INTEREST |= {"order", "order_seed", "costs", "gpu_share", "max_prepare_actors"}
@@ -34,7 +35,7 @@ class ScoringRun:
 
     uri: str
     scores: pa.Table
-    """of schemas.SCORES"""
+    """of schemas.SCORES, COLUMNS at least"""
     settings: Mapping[str, Any]
 
 
@@ -47,6 +48,8 @@ def runs_page(first: ScoringRun, second: ScoringRun, both: pd.DataFrame | None =
     moved = moved[moved["change"] != 0].sort_values("change", key=np.abs, ascending=False, kind="stable")
     changed = both[both["status_first"] != both["status_second"]]
     statuses = pd.crosstab(both["status_first"], both["status_second"])
+    with matplotlib.rc_context(RC):
+        charts = {name: svg(figure, name, str(figure.get_label())) for name, figure in figures(both).items()}
     page = environment(score=score_text, rank=rank_text, figure=figure_text).get_template("runs.html")
     return page.render(
         runs=[
@@ -62,9 +65,9 @@ def runs_page(first: ScoringRun, second: ScoringRun, both: pd.DataFrame | None =
         },
         drift=records(drift(both)) if len(both) else [],
         groups=[(label, records(table.head(SHOWN_GROUPS)), len(table)) for label, table in grouped(both).items()],
-        distributions=_distributions(with_pe),
+        distributions=charts.get("ecdf"),
         agreement=agreement(with_pe),
-        scatter=_scatter(with_pe),
+        scatter=charts.get("scatter"),
         moved=records(moved.head(SHOWN)),
         n_moved=len(moved),
         changed=records(changed.head(SHOWN)),
@@ -115,6 +118,15 @@ def agreement(with_pe: pd.DataFrame) -> dict[str, float | None] | None:
     return {"rho": float(spearman(first, second)), "low": low, "high": high, "n": len(first)}
 
 
+def figures(both: pd.DataFrame) -> dict[str, Figure]:
+    """``ecdf`` and ``scatter`` of PE in both runs, labelled for readers; none where no video has one in both."""
+    with_pe = both.dropna(subset=["pe_first", "pe_second"])
+    if with_pe.empty:
+        return {}
+    with matplotlib.rc_context(RC):
+        return {"ecdf": _distributions(with_pe), "scatter": _scatter(with_pe)}
+
+
 def _models(run: ScoringRun) -> list[str]:
     names = run.scores.group_by(["model_uri", "model_version"]).aggregate([]).to_pylist()
     return sorted(f"{row['model_uri']}, version {row['model_version']}" for row in names if row["model_uri"])
@@ -128,28 +140,24 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tu
     return [(n, told(first, n), told(second, n)) for n in names if first.get(n) != second.get(n)]
 
 
-def _distributions(with_pe: pd.DataFrame) -> Markup | None:
-    if with_pe.empty:
-        return None
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
-        axes = figure.add_subplot()
-        for side, colour, line in (("first", INK, "--"), ("second", "#7A1F5C", "-")):
-            axes.ecdf(with_pe[f"pe_{side}"], color=colour, linestyle=line, linewidth=1.2, label=f"{side} run")
-        axes.set(xlabel="PE", ylabel="Share of videos up to it")
-        axes.legend(frameon=False, loc="lower right")
-        return svg(figure, "ecdf", f"Distribution of PE over {len(with_pe)} videos in the first and the second run")
+def _distributions(with_pe: pd.DataFrame) -> Figure:
+    label = f"Distribution of PE over {len(with_pe)} videos in the first and the second run"
+    figure = Figure(figsize=(4.4, 2.6), layout="constrained", label=label)
+    axes = figure.add_subplot()
+    for side, colour, line in (("first", INK, "--"), ("second", "#7A1F5C", "-")):
+        axes.ecdf(with_pe[f"pe_{side}"], color=colour, linestyle=line, linewidth=1.2, label=f"{side} run")
+    axes.set(xlabel="PE", ylabel="Share of videos up to it")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
 
 
-def _scatter(with_pe: pd.DataFrame) -> Markup | None:
-    if with_pe.empty:
-        return None
+def _scatter(with_pe: pd.DataFrame) -> Figure:
     shown = with_pe.sample(min(len(with_pe), MAX_SCATTER_POINTS), random_state=0)
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        top = max(shown["pe_first"].max(), shown["pe_second"].max()) * 1.05 or 1
-        axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--")
-        axes.scatter(shown["pe_first"], shown["pe_second"], s=24, color="#7A1F5C", alpha=0.6, linewidths=0)
-        axes.set(xlabel="PE in the first run", ylabel="PE in the second run", xlim=(0, top), ylim=(0, top))
-        return svg(figure, "scatter", f"PE of {len(shown)} videos in both runs; on the dashed line it is the same")
+    label = f"PE of {len(shown)} videos in both runs; on the dashed line it is the same"
+    figure = Figure(figsize=(4.4, 4.0), layout="constrained", label=label)
+    axes = figure.add_subplot()
+    top = max(shown["pe_first"].max(), shown["pe_second"].max()) * 1.05 or 1
+    axes.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle="--")
+    axes.scatter(shown["pe_first"], shown["pe_second"], s=24, color="#7A1F5C", alpha=0.6, linewidths=0)
+    axes.set(xlabel="PE in the first run", ylabel="PE in the second run", xlim=(0, top), ylim=(0, top))
+    return figure

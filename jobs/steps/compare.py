@@ -17,7 +17,7 @@ from jobs.steps.scored import ScoredFolder
 from tracking.names import COMPARE_RUNS
 from tracking.runs import open_run
 from views.numbers import figure_text
-from views.run_comparison import GROUPS, ScoringRun, grouped, joined, runs_page
+from views.run_comparison import COLUMNS, GROUPS, ScoringRun, figures, grouped, joined, runs_page
 
 
 def main(config: CompareConfig) -> int:
@@ -29,15 +29,15 @@ def main(config: CompareConfig) -> int:
         if config.other is None:
             raise Refused("--tables needs --other: two videos side by side have no tables")
         storage.check_writable(storage.absolute(config.tables))
-    scored = ScoredFolder.read(config.scores)
-    if config.creatives is not None and config.other is None:
-        with PageMaker(scored, config.videos, None, config.limits) as maker:
+    if (config.creatives is None) == (config.other is None):
+        raise Refused("give --creatives with two video_ids, or --other with another folder of scores, one of the two")
+    if config.other is not None:
+        first, second = (ScoredFolder.read(uri, COLUMNS) for uri in (config.scores, config.other))
+        _compare_runs(config, first, second, output)
+    elif config.creatives is not None:
+        with PageMaker(ScoredFolder.read(config.scores), config.videos, None, config.limits) as maker:
             page = maker.creatives(*config.creatives)
         storage.write_bytes_atomically(output, page.encode())
-    elif config.other is not None and config.creatives is None:
-        _compare_runs(config, scored, ScoredFolder.read(config.other), output)
-    else:
-        raise Refused("give --creatives with two video_ids, or --other with another folder of scores, one of the two")
     print(f"comparison: {output}")
     return DONE
 
@@ -57,12 +57,14 @@ def _compare_runs(config: CompareConfig, first: ScoredFolder, second: ScoredFold
         tempfile.TemporaryDirectory() as folder,
     ):
         scores = moved.to_dict("records")
-        figures = {f"{figure}/{score['score']}": score[figure] for score in scores for figure in ("spearman", "psi")}
-        run.metrics({"videos": len(both)} | {name: value for name, value in figures.items() if pd.notna(value)})
+        known = {f"{what}/{score['score']}": score[what] for score in scores for what in ("spearman", "psi")}
+        run.metrics({"videos": len(both)} | {name: value for name, value in known.items() if pd.notna(value)})
         for name, content in (tables | {"comparison.html": page.encode()}).items():
             path = Path(folder, name)
             path.write_bytes(content)
             run.artifact(path)
+        for name, figure in figures(both).items():
+            run.figure(figure, f"plots/{name}.png")
 
 
 def _tables(both: pd.DataFrame) -> dict[str, bytes]:

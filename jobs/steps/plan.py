@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from catalog import storage
 from catalog.errors import Refused, check_positive
 from jobs.command import DONE, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved
 from jobs.plan import PlanConfig
+from scoring.attempts import Attempts
 from scoring.costs import Estimate, Machines, StageCosts, total_of
 from scoring.graph import Resources, build_graph, rows_a_block
 from scoring.output import CostsOnly
@@ -41,14 +43,16 @@ def main(config: PlanConfig) -> int:
             raise Refused("the cluster has GPUs, but --price-gpu is not given; give the price of a GPU-hour")
         resources = Resources.of_cluster(cluster["CPU"], cluster.get("GPU", 0), gpu_share=config.gpu_share)
         provenance = Provenance(model.uri, model.version, None, "", git_commit())
-        graph = build_graph(
-            sample, images, model.checkpoint, spec.input_size, config.sampling, config.product, config.maps,
-            config.limits, CostsOnly(), provenance, resources, save_maps=False, sample=frozenset(),
-        )  # fmt: skip
         tally, rows = Tally(), []
         progress = ProgressLog("scoring the sample", sample.num_rows)
         limit_s = 600 + config.limits.video_timeout * rows_a_block(sample.num_rows, resources.prepare_actors)
-        with StallWatch(limit_s) as watch:
+        # each node keeps its own: a video that kills its process is then tried a few times a node, not for ever
+        with tempfile.TemporaryDirectory(prefix="plan-") as in_hand, StallWatch(limit_s) as watch:
+            graph = build_graph(
+                sample, images, model.checkpoint, spec.input_size, config.sampling, config.product, config.maps,
+                config.limits, CostsOnly(), provenance, resources, save_maps=False, sample=frozenset(),
+                attempts=Attempts(in_hand),
+            )  # fmt: skip
             try:
                 for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                     watch.alive()
@@ -58,7 +62,7 @@ def main(config: PlanConfig) -> int:
             finally:
                 progress.close()
     plan = planned(config, videos, rows, tally.summary(cluster["CPU"]))
-    _print(config, plan)
+    print_plan(config, plan)
     if config.output:
         target = storage.absolute(config.output)
         storage.write_bytes_atomically(target, json.dumps(plan | {"config": settings}, indent=2, default=str).encode())
@@ -82,13 +86,20 @@ def planned(
     def total(of_each: np.ndarray) -> Estimate:
         return total_of(of_each, videos.num_rows, config.sample_seed)
 
+    core, gpu, hours = total(core_h), total(gpu_h), config.deadline_hours
+    nodes, gpus = machines.nodes(core.value, hours), machines.gpus(gpu.value, hours)
+    ends = zip(dataclasses.astuple(core), dataclasses.astuple(gpu), strict=True)
     estimates = {
         "video_hours": total(video_h),
-        "core_hours": total(core_h).times(1 / config.efficiency),
-        "gpu_hours": total(gpu_h).times(1 / config.efficiency),
+        "core_hours": core.times(1 / config.efficiency),
+        "gpu_hours": gpu.times(1 / config.efficiency),
         "price": total(np.array([machines.price(*each) for each in zip(core_h, gpu_h, strict=True)])),
+        "cpu_nodes": core.through(lambda spent: machines.nodes(spent, hours)),
+        "gpus": gpu.through(lambda spent: machines.gpus(spent, hours)),
+        "wall_hours": Estimate(
+            *(None if None in end else machines.hours(*end, nodes, gpus) for end in ends)  # pyright: ignore
+        ),
     }
-    core, gpu = total(core_h).value, total(gpu_h).value
     return {
         "videos": videos.num_rows,
         "sample": len(rows),
@@ -99,8 +110,8 @@ def planned(
         "cores_per_gpu": costs.cores_per_gpu,
         "estimates": {name: dataclasses.asdict(estimate) for name, estimate in estimates.items()},
         "deadline_hours": config.deadline_hours,
-        "cpu_nodes": machines.nodes(core, config.deadline_hours),
-        "gpus": machines.gpus(gpu, config.deadline_hours),
+        "cpu_nodes": nodes,
+        "gpus": gpus,
         "machines": dataclasses.asdict(machines),
     }
 
@@ -121,25 +132,34 @@ def _check(config: PlanConfig) -> None:
             raise Refused(f"{flag} is {share:g}, expected a number above 0 and at most 1")
 
 
-def _print(config: PlanConfig, plan: dict[str, Any]) -> None:
+def print_plan(config: PlanConfig, plan: dict[str, Any]) -> None:
     table = Table(title=f"{plan['videos']:,} videos, by {plan['sample']} of them")
     table.add_column("of the whole catalogue")
     for column in ("estimate", "95% from", "to"):
         table.add_column(column, justify="right")
-    words = {"video_hours": "hours of video looked at", "core_hours": "core-hours"}
-    words |= {"gpu_hours": "GPU-hours", "price": "price"}
+    machines = f"{plan['cpu_nodes']} CPU nodes of {config.node_cpus} cores"
+    machines += f" and {plan['gpus']} GPUs" if plan["gpus"] else ""
+    words = {
+        "video_hours": "hours of video looked at",
+        "core_hours": "core-hours",
+        "gpu_hours": "GPU-hours",
+        "price": "price",
+        "cpu_nodes": f"CPU nodes for {config.deadline_hours:g} h",
+        "gpus": f"GPUs for {config.deadline_hours:g} h",
+        "wall_hours": f"hours on {machines}",
+    }
     for name, told in words.items():
         found = plan["estimates"][name]
-        table.add_row(told, *("not known" if end is None else f"{end:,.2f}" for end in found.values()))
+        table.add_row(told, *("not known" if end is None else _figure(end) for end in found.values()))
     console.print(table)
     costs = StageCosts.of(plan)
     assert costs is not None  # else it was refused
     stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in costs.core_s.items())
     console.print(f"core-seconds a minute of video: {stages}; at an efficiency of {config.efficiency:g}")
-    console.print(
-        f"within {config.deadline_hours:g} h: {plan['cpu_nodes']} CPU nodes of {config.node_cpus} cores"
-        + (f" and {plan['gpus']} GPUs" if plan["gpus"] else "")
-    )
     console.print(costs.advice())
     for code, n in sorted(plan["failed"].items()):
         console.print(f"failed in the sample, {code}: {n}; what they took before they failed is not in the estimate")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

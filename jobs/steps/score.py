@@ -30,7 +30,7 @@ from jobs.score import ScoreConfig
 from jobs.steps.folders import check_shared
 from jobs.steps.score_record import Course, params_of, record, tags_of, title_of
 from scoring.attempts import Attempts
-from scoring.costs import StageCosts, hourly
+from scoring.costs import MeanCores, StageCosts, hourly
 from scoring.evidence import verdicts
 from scoring.fingerprints import Images
 from scoring.graph import Resources, rows_a_block
@@ -95,7 +95,7 @@ def main(config: ScoreConfig) -> int:
             return DONE
         tags = tags_of(config.videos, model, plan.output.uri)
         with open_run(SCORING_RUNS, title_of(config.videos, model), tags) as run:
-            return _score(config, plan, model, run, resources, cluster.get("CPU", 1))
+            return _score(config, plan, model, run, resources, cpus)
 
 
 def warn_of_shared_images(images: Images) -> None:
@@ -167,14 +167,15 @@ def _alone(plan: Plan) -> Iterator[None]:
 
 
 def _score(
-    config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cores: float
+    config: ScoreConfig, plan: Plan, model: registry.StoredModel, run: Run, resources: Resources, cpus: float
 ) -> int:
     run.params(params_of(config) | {"config_hash": plan.config_hash})
     provenance = Provenance(model.uri, model.version, run.run_id, plan.config_hash, git_commit())
     # a block is the smallest thing that can come out, so it is what must come out in time
     limit_s = 600 + config.limits.video_timeout * rows_a_block(plan.videos.num_rows, resources.prepare_actors)
     limit_s += EXAMINATION_S * len(plan.sample)
-    tally, left, course, watch = Tally(), plan, Course(run), StallWatch(limit_s)
+    tally, cores = Tally(), MeanCores(cpus)
+    left, course, watch = plan, Course(run), StallWatch(limit_s)
     with _saying_what_is_full(), _finishing_on_sigterm(plan):
         begin(plan)  # under no watch: a large folder takes longer than a block, and needs no node
         progress = ProgressLog("scoring", plan.videos.num_rows)
@@ -183,12 +184,12 @@ def _score(
             watch.alive()
             failed = tally.statuses[Status.FAILED]
             progress.update(tally.done, f"{failed} failed" if failed else "")
-            course.follow(tally, cores)
+            course.follow(tally, cores.mean)
 
         try:
             while True:
                 try:
-                    with watch, CapacityWatch(resources.needed, NODE_LOST_S):
+                    with watch, CapacityWatch(resources.needed, NODE_LOST_S, on_cores=cores.see):
                         run_scoring(
                             left, model, provenance, config.sampling, config.product, config.maps, config.limits,
                             config.save_maps, resources, on_progress, _cache_of(config), tally,
@@ -202,8 +203,8 @@ def _score(
         finally:
             progress.close()
     with _saying_what_is_full():
-        summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores)
-    course.follow(tally, cores, at_end=True)
+        summary = finish(plan, verify(plan), tally, provenance, resolved(config), cores.mean)
+    course.follow(tally, cores.mean, at_end=True)
     run.metrics(_figures(summary), step=round(tally.wall_seconds))
     print_summary(plan.output, summary)
     record(run, config, model, plan.output.uri, summary)

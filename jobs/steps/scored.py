@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from catalog import storage
 from catalog.errors import Refused
 from catalog.sampling import SamplingConfig
-from catalog.schemas import Status
+from catalog.schemas import SCORES, Status
 from catalog.tables import read_products, read_videos
 from jobs.command import console
 from scoring.output import OutputFolder, read_scores
@@ -29,17 +29,17 @@ class ScoredFolder:
 
     uri: str
     scores: pa.Table
-    """of schemas.SCORES"""
+    """of schemas.SCORES, all or some columns"""
     summary: dict[str, Any] | None
     """run.json; None: the job has not finished"""
     settings: dict[str, Any]
     """flag -> value of the scoring job; empty where they were not kept"""
 
     @classmethod
-    def read(cls, uri: str) -> "ScoredFolder":
-        """Raises Refused where it holds no scores or cannot be read."""
+    def read(cls, uri: str, columns: Sequence[str] = SCORES.names) -> "ScoredFolder":
+        """With these columns of the scores. Raises Refused where it holds no scores or cannot be read."""
         try:
-            scores = read_scores(uri)
+            scores = read_scores(uri, columns)
         except (OSError, pa.ArrowException) as error:
             raise Refused(f"--scores {uri} cannot be read: {error}; give the --output folder of jobs.score") from error
         if scores["video_id"].null_count or scores["status"].null_count:
@@ -101,7 +101,7 @@ def _check_whole(uri: str, scores: pa.Table) -> None:
     seen = scores.filter(pc.not_equal(scores["status"], Status.FAILED.value))
     with_product = seen.filter(pc.not_equal(seen["status"], Status.NO_PRODUCT.value))
     for rows, names in ((seen, OF_EVERY_VIDEO), (with_product, OF_PRODUCTS)):
-        lacking = [name for name in names if rows[name].null_count]
+        lacking = [name for name in names if name in rows.column_names and rows[name].null_count]
         if lacking:
             raise Refused(
                 f"--scores {uri}: {rows[lacking[0]].null_count} rows have no {', '.join(lacking)}, so an older version "
