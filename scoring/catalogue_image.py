@@ -16,6 +16,10 @@ REFERENCE_LONG_SIDE_PX = 640
 COLOURS_LONG_SIDE_PX = 64
 MIN_REFERENCE_FEATURES = 16
 PLAIN_BACKGROUND_STD = 6.0
+LETTERS_APART_PX = 13
+"""at most, in one line of print"""
+SPECK_SHARE = 0.0005
+"""of the image; foreground that is smaller is dust"""
 DESCRIPTOR_LEVELS = 255
 """to which descriptors of catalogue images are rounded: a quarter of the bytes when stored"""
 
@@ -110,14 +114,19 @@ def _on_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _foreground_hull(mask: np.ndarray) -> np.ndarray:
-    """(K, 2) convex outline of the mask's solid parts; the whole image where there is none."""
+    """(K, 2) convex outline of all that is foreground, less specks; the whole image where nothing is.
+
+    Small parts too: of white packaging on white only the print can be told from the background.
+    """
     solid = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    large = [c for c in contours if cv2.contourArea(c) >= 0.01 * mask.size]
-    height, width = mask.shape
-    if not large or all(cv2.contourArea(c) < 0.05 * mask.size for c in large):
+    lines = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, np.ones((LETTERS_APART_PX, LETTERS_APART_PX), np.uint8))
+    _, part, stats, _ = cv2.connectedComponentsWithStats(lines)
+    is_speck = stats[:, cv2.CC_STAT_AREA] < SPECK_SHARE * mask.size
+    points = cv2.findNonZero(np.where(is_speck[part], 0, solid))
+    if points is None:
+        height, width = mask.shape
         return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    hull = cv2.convexHull(np.concatenate(large))
+    hull = cv2.convexHull(points)
     return cv2.approxPolyDP(hull, 1.0, True)[:, 0].astype(np.float32)
 
 

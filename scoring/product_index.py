@@ -18,7 +18,7 @@ from scoring.catalogue_image import DESCRIPTOR_LEVELS, View, view_of
 from scoring.settings import ProductConfig
 from scoring.sift import Features
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 """raised when the same image would give another view"""
 
 

@@ -317,6 +317,34 @@ def test_plain_and_transparent_backgrounds_do_not_belong_to_the_product(style: s
     assert iou(found, quad, frame) >= 0.95
 
 
+def bounds(polygon: np.ndarray) -> list[float]:
+    """Left, top, right, bottom."""
+    return [*polygon.min(axis=0).tolist(), *polygon.max(axis=0).tolist()]
+
+
+@pytest.mark.parametrize(("width", "height"), [(270, 265), (120, 600)])
+def test_a_small_product_on_white_is_not_taken_for_the_whole_photo(width: int, height: int):
+    pixels = np.full((1600, 1600, 3), 255, np.uint8)
+    left, top = 800 - width // 2, 800 - height // 2
+    pixels[top : top + height, left : left + width] = draw_card(7, width, height)
+    pixels[::200, ::200] = 60  # dust
+    true = np.array([left, top, left + width, top + height]) * 0.4
+    np.testing.assert_allclose(bounds(view_of(png(pixels)).outline), true, atol=2)
+
+
+def test_all_print_of_white_packaging_on_white_belongs_to_the_product():
+    pixels = np.full((800, 800, 3), 255, np.uint8)
+    pixels[100:700, 200:600] = 250
+    pixels[160:380, 260:540] = cv2.resize(CARD, (280, 220), interpolation=cv2.INTER_AREA)
+    for line in range(3):
+        cv2.putText(pixels, "moisture", (230, 500 + 60 * line), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (90, 90, 90), 2)
+    left, top, right, bottom = bounds(view_of(png(pixels)).outline)
+    assert left < 233 * 0.8
+    assert abs(top - 160 * 0.8) < 2
+    assert abs(right - 540 * 0.8) < 2
+    assert bottom > 615 * 0.8
+
+
 def test_outline_that_is_given_is_used():
     pixels = on(scene(700, 700, seed=5), left=90, top=60)
     height, width = CARD.shape[:2]
