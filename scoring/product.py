@@ -117,29 +117,28 @@ class Search:
 
     def locate(self, product: Sequence[View]) -> list[Detection | None]:
         """As the function of this name."""
+        shots = [list(seconds) for _, seconds in itertools.groupby(self.frames, key=id)]
+        found = self._located(product, [seconds[0] for seconds in shots])
+        return [detection for detection, seconds in zip(found, shots, strict=True) for _ in seconds]
+
+    def _located(self, product: Sequence[View], frames: Sequence["_Frame"]) -> list[Detection | None]:
+        """As ``locate``, of frames that all differ from the one before: a still shot is no witness of itself."""
         if self.config.product_method == "hull":
-            return [self._hull(frame, product) for frame in self.frames]
-        sightings = self._sightings(product, self.frames)
+            return [self._hull(frame, product) for frame in frames]
+        sightings = self._sightings(product, frames)
         if not any(sightings):
             mirrored = [view.mirrored for view in product]
-            if any(self._sightings(mirrored, self.frames[::MIRROR_EVERY])):
-                product, sightings = mirrored, self._sightings(mirrored, self.frames)
-        self._beside(sightings)
-        found: dict[int, Detection] = {}  # seconds of one frame share their sighting
-        for sighting, frame in zip(voted := self._voted(sightings), self.frames, strict=True):
-            if sighting is not None and id(sighting) not in found:
-                found[id(sighting)] = _detections([sighting, *self._copies(frame, product, sighting)], frame)
-        return [sighting and found[id(sighting)] for sighting in voted]
+            if any(self._sightings(mirrored, frames[::MIRROR_EVERY])):
+                product, sightings = mirrored, self._sightings(mirrored, frames)
+        self._beside(sightings, frames)
+        return [
+            sighting and _detections([sighting, *self._copies(frame, product, sighting)], frame)
+            for sighting, frame in zip(self._voted(sightings), frames, strict=True)
+        ]
 
     def _sightings(self, product: Sequence[View], frames: Sequence["_Frame"]) -> list[_Sighting | None]:
         """Every frame on its own."""
-        found: list[_Sighting | None] = []
-        for k, frame in enumerate(frames):
-            if k > 0 and frame is frames[k - 1]:
-                found.append(found[-1])
-            else:
-                found.append(self._best(self._sought(frame, view, frame.features) for view in product))
-        return found
+        return [self._best(self._sought(frame, view, frame.features) for view in product) for frame in frames]
 
     def _best(self, looks: Iterable[_Sighting | Rejection]) -> _Sighting | None:
         """That with most matches; the others' reasons are counted."""
@@ -165,21 +164,21 @@ class Search:
             found.append(copy)
         return found[1:]
 
-    def _beside(self, sightings: list[_Sighting | None]) -> None:
-        """A second without the product is looked at again where it was the second before or after."""
+    def _beside(self, sightings: list[_Sighting | None], frames: Sequence["_Frame"]) -> None:
+        """A frame without the product is looked at again where it was in the frame before or after."""
         last = len(sightings) - 1
         for k, beside in [(k, k - 1) for k in range(1, last + 1)] + [(k, k + 1) for k in range(last - 1, -1, -1)]:
             neighbour = sightings[beside]
             if sightings[k] is None and neighbour is not None:
                 least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
-                guess = self.frames[k], neighbour.view, neighbour.homography, least
+                guess = frames[k], neighbour.view, neighbour.homography, least
                 look = self._looked_closely(*guess)
                 if isinstance(look, Rejection):
                     look = self._looked_closely(*guess, doubled=True)
                 sightings[k] = self._best([look])
 
     def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
-        """Without the seconds that stand alone and are not sure."""
+        """Without the frames that stand alone and are not sure."""
         if len(sightings) == 1:
             return list(sightings)
         around = [None, *sightings, None]

@@ -232,6 +232,9 @@ def test_a_lone_second_needs_to_be_sure():
     assert alone.probability is not None
     assert alone.probability < 0.9
     assert locate([scene(), faint, scene(seed=4)], views, config) == [None] * 3
+    search = Search([scene(), faint, faint, scene(seed=4)], config)
+    assert search.locate(views) == [None] * 4  # a still shot says the same twice
+    assert search.rejections["alone"] == 1
 
 
 def test_the_published_method_gives_the_hull_of_all_matches(product: list[View]):
