@@ -15,6 +15,7 @@ from scoring.sift import Features, root_sift
 REFERENCE_LONG_SIDE_PX = 640
 COLOURS_LONG_SIDE_PX = 64
 MIN_REFERENCE_FEATURES = 16
+WITH_ALPHA_UPRIGHT = cv2.IMREAD_UNCHANGED & ~cv2.IMREAD_IGNORE_ORIENTATION & ~cv2.IMREAD_COLOR_RGB
 PLAIN_BACKGROUND_STD = 6.0
 LETTERS_APART_PX = 13
 """at most, in one line of print"""
@@ -56,11 +57,7 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
 
     outline: in the pixels of the upright image (EXIF orientation applied).
     """
-    data = np.frombuffer(image, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if image else None
-    if pixels is not None and pixels.shape[2:] != (4,):  # this flag alone keeps alpha, the others alone turn upright
-        del pixels  # before the next: some catalogues have images of 20,000 px
-        pixels = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), WITH_ALPHA_UPRIGHT) if image else None
     if pixels is None:
         raise ValueError("is not an image that can be read")
     if pixels.dtype != np.uint8:

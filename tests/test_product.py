@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.video import sample_frames
@@ -409,15 +409,19 @@ def test_one_usable_image_is_enough():
     assert index["p1"] is views
 
 
-def test_a_photo_is_turned_upright_before_its_outline_is_laid_on_it():
-    lying = cv2.rotate(CARD, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    orientation = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # turn it right
-    jpeg = cv2.imencode(".jpg", lying)[1].tobytes()
-    tagged = jpeg[:2] + b"\xff\xe1" + (len(orientation) + 2).to_bytes(2, "big") + orientation + jpeg[2:]
+@pytest.mark.parametrize(
+    ("form", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGBA"), ("TIFF", "RGBA")]
+)
+def test_a_photo_is_turned_upright_before_its_outline_is_laid_on_it(form: str, mode: str):
+    lying = Image.fromarray(cv2.rotate(CARD, cv2.ROTATE_90_COUNTERCLOCKWISE)).convert(mode)
+    if mode == "RGBA":
+        lying.putpixel((0, 0), (255, 255, 255, 0))  # else WebP leaves alpha out
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # turn it right
     height, width = CARD.shape[:2]
     outline = [0, 0, width, 0, width, height, 0, height]
     frame = placed(scene(), CARD, quad_in(scene(), 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7))
-    (found,) = locate([frame], [view_of(tagged, outline)])
+    (found,) = locate([frame], [view_of(saved(lying, form, exif=exif).tobytes(), outline)])
     assert found is not None
     assert iou(found, quad_in(frame, 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7), frame) > 0.9
 
