@@ -5,7 +5,6 @@ Kernel code: numpy and OpenCV alone.
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -67,8 +66,7 @@ class ProductIndex:
             return view_of(image, outline)
         key = hashlib.sha256(f"{VIEW_VERSION} {None if outline is None else list(outline)!r} ".encode() + image)
         uri = f"{self.folder}/{key.hexdigest()}.npz"
-        # a cache: where it cannot be read or written, the view is made from the image
-        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+        with suppress(Exception):  # a cache: whatever is wrong with the file or its place, the image is here
             return unpacked(storage.read_bytes(uri))
         view = view_of(image, outline)
         with suppress(OSError):
@@ -95,7 +93,7 @@ def packed(view: View) -> bytes:
 
 
 def unpacked(content: bytes) -> View:
-    """Raises ValueError, KeyError or zipfile.BadZipFile where it is not what ``packed`` gave."""
+    """Raises one of many exceptions where it is not what ``packed`` gave."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         geometry = stored["geometry"]
         descriptors = stored["descriptors"].astype(np.float32) / DESCRIPTOR_LEVELS

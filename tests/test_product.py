@@ -456,12 +456,34 @@ def test_views_are_kept_between_runs_and_give_the_same_detections(tmp_path: Path
         assert (first.inliers, first.probability) == (second.inliers, second.probability)
 
 
-def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path):
+def without_its_picture(content: bytes) -> bytes:
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = {**stored, "picture": np.zeros(0, np.uint8)}
+    changed = io.BytesIO()
+    np.savez(changed, **arrays)
+    return changed.getvalue()
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "signature alone": lambda content: content[:4],
+    "first part": lambda content: content[:1000],
+    "all but the end": lambda content: content[:-30],
+    "text": lambda content: b"<html>404</html>",
+    "numbers": lambda content: np.random.default_rng(0).bytes(5000),
+    "numbers in the middle": lambda content: content[:400] + np.random.default_rng(0).bytes(5000) + content[5400:],
+    "a pickle": lambda content: b"\x80\x04N.",
+    "no picture": without_its_picture,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path, damage: str):
     folder = str(tmp_path)
     ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
     (kept,) = tmp_path.iterdir()
     whole = kept.read_bytes()
-    kept.write_bytes(whole[:1000])
+    kept.write_bytes(DAMAGES[damage](whole))
     (view,) = ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
     assert len(view.features) >= 16
     assert kept.read_bytes() == whole
