@@ -39,6 +39,12 @@ class View:
     colours: np.ndarray | None
     """uint8 (h, w, 3) RGB, the same small; None where the image is grey"""
 
+    @property
+    def nbytes(self) -> int:
+        """In memory, with the mirrored one."""
+        features = (self.features.points, self.features.sizes, self.features.angles, self.features.descriptors)
+        return 2 * sum(array.nbytes for array in (*features, self.picture))
+
     @functools.cached_property
     def mirrored(self) -> "View":
         """The product as mirrored footage shows it; the corners keep their order."""

@@ -34,7 +34,11 @@ def test_one_good_image_is_enough_whether_the_others_are_absent_or_blank(tmp_pat
     ("images", "code", "words"),
     [
         (("nowhere.png",), ErrorCode.NO_PRODUCT_IMAGE, "nowhere.png cannot be read: no such file"),
-        (("nowhere.png", "blank.png"), ErrorCode.BAD_PRODUCT_IMAGE, "image 1: is not an image.*image 2: has only 0"),
+        (
+            ("nowhere.png", "blank.png"),
+            ErrorCode.BAD_PRODUCT_IMAGE,
+            "image 1: .*nowhere.png cannot be read: no such file; image 2: has only 0",
+        ),
     ],
 )
 def test_without_any_good_image_the_reason_is_given(
@@ -43,6 +47,16 @@ def test_without_any_good_image_the_reason_is_given(
     with pytest.raises(VideoError, match=words) as failure:
         prepared(tmp_path, *images)
     assert failure.value.code == code
+
+
+def test_an_image_that_cannot_be_used_is_read_once_for_all_videos_of_its_product(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 2)
+    cv2.imwrite(str(tmp_path / "blank.png"), np.full((200, 200, 3), 255, np.uint8))
+    prepare = make_prepare(SamplingConfig(), ProductConfig(), 64)
+    for _ in range(2):
+        with pytest.raises(VideoError, match="image 1: has only 0 features"):
+            prepare(Request(f"{tmp_path}/clip.mp4", "p1", (f"{tmp_path}/blank.png",)))
+        (tmp_path / "blank.png").unlink(missing_ok=True)
 
 
 def test_an_image_that_may_come_the_next_time_is_not_gone_without(

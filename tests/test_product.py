@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -426,18 +427,32 @@ def test_a_photo_is_turned_upright_before_its_outline_is_laid_on_it(form: str, m
     assert iou(found, quad_in(frame, 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7), frame) > 0.9
 
 
-def test_a_product_without_a_usable_image_is_not_kept():
+def test_a_product_without_a_usable_image_is_looked_at_once():
     index = ProductIndex()
-    with pytest.raises(VideoError):
-        index.add("p1", [b""], [None])
-    assert "p1" not in index
+    with pytest.raises(VideoError) as first:
+        index.add("p1", [UNUSABLE["white"][0]], [None])
+    assert "p1" in index
+    with pytest.raises(VideoError) as again:
+        index["p1"]
+    assert str(again.value) == str(first.value)
 
 
-def test_the_index_keeps_no_more_products_than_its_capacity():
-    index = ProductIndex(capacity=2)
-    for name in ("a", "b", "c"):
+def test_the_index_keeps_no_more_bytes_than_its_capacity(product: list[View]):
+    index = ProductIndex(capacity_bytes=2 * product[0].nbytes)
+    for name in ("a", "b", "b", "c"):
         index.add(name, [png(CARD)], [None])
     assert [name in index for name in ("a", "b", "c")] == [False, True, True]
+    index.add("many", [png(CARD)] * 3, [None] * 3)
+    assert [name in index for name in ("b", "c", "many")] == [False, False, True]
+
+
+def test_the_bytes_of_a_view_are_what_it_takes_with_the_mirrored_one(product: list[View]):
+    tracemalloc.start()
+    view = view_of(png(CARD))
+    _ = view.mirrored
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.7 < view.nbytes / held < 1.3
 
 
 def test_views_are_kept_between_runs_and_give_the_same_detections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
