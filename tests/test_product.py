@@ -152,6 +152,14 @@ def test_product_in_mirrored_footage_is_found_with_its_corners_where_they_are(pr
     np.testing.assert_allclose(found.quad, mirrored, atol=0.02)
 
 
+def test_two_mirrored_seconds_among_others_are_found(product: list[View]):
+    frames = [scene(seed=second) for second in range(5)]
+    for second in (1, 2):
+        shown = placed(frames[second], CARD, quad_in(scene(), *UPRIGHT))
+        frames[second] = np.ascontiguousarray(shown[:, ::-1])
+    assert [detection is not None for detection in locate(frames, product)] == [False, True, True, False, False]
+
+
 def test_a_mirrored_copy_beside_the_product_is_not_taken_for_it(product: list[View]):
     both = placed(
         scene(), np.ascontiguousarray(CARD[:, ::-1]), quad_in(scene(), 0.05, 0.1, 0.45, 0.1, 0.45, 0.4, 0.05, 0.4)
