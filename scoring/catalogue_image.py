@@ -63,12 +63,11 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
 
     outline: in the pixels of the upright image (EXIF orientation applied).
     """
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), WITH_ALPHA_UPRIGHT) if image else None
-    if pixels is None:
-        raise ValueError("is not an image that can be read")
-    if pixels.dtype != np.uint8:
-        pixels = cv2.normalize(pixels, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)  # pyright: ignore
-    scale = min(1.0, REFERENCE_LONG_SIDE_PX / max(pixels.shape[:2]))
+    pixels = _decoded(image)
+    height, width = pixels.shape[:2]
+    scale = min(1.0, REFERENCE_LONG_SIDE_PX / max(height, width))
+    if scale * min(height, width) < 1:
+        raise ValueError(f"is too narrow, {width} x {height} px; replace it by a photo of the product")
     if scale < 1:
         pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     gray, mask = _on_grey(pixels)
@@ -79,14 +78,38 @@ def view_of(image: bytes, outline: Sequence[float] | None = None) -> View:
         mask = cv2.fillPoly(np.zeros_like(gray), [np.round(polygon).astype(np.int32)], 255)
     features = root_sift(gray, cv2.dilate(mask, np.ones((5, 5), np.uint8)))
     if len(features) < MIN_REFERENCE_FEATURES:
+        where, remedy = "", "replace it by a sharp photo that shows the packaging's print"
+        if outline is not None:
+            where = " within its outline"
+            remedy = f"check the outline, in pixels of the upright {width} x {height} image, or {remedy}"
         raise ValueError(
-            f"has only {len(features)} features to match, at least {MIN_REFERENCE_FEATURES} are needed; "
-            "replace it by a sharp photo that shows the packaging's print"
+            f"has only {len(features)} features to match{where}, at least {MIN_REFERENCE_FEATURES} are needed; {remedy}"
         )
     descriptors = np.round(features.descriptors * DESCRIPTOR_LEVELS) / np.float32(DESCRIPTOR_LEVELS)
     return View(
         dataclasses.replace(features, descriptors=descriptors), polygon, _corners(polygon), gray, _small_colours(pixels)
     )
+
+
+def _decoded(image: bytes) -> np.ndarray:
+    """uint8 (H, W) grey or (H, W, 3 or 4) BGR, upright. Raises ValueError where it cannot be read."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), WITH_ALPHA_UPRIGHT) if image else None
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" not in error.err:
+            raise
+        raise ValueError("is too large: at most 2^30 pixels, and 2^20 a side, can be read") from error
+    if pixels is None:
+        raise ValueError("is not an image that can be read")
+    if pixels.dtype == np.uint8:
+        return pixels
+    has_alpha = pixels.shape[2:] == (4,)
+    colour = np.ascontiguousarray(pixels[:, :, :3]) if has_alpha else pixels
+    colour = cv2.normalize(colour, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)  # pyright: ignore
+    if not has_alpha:
+        return colour
+    alpha = cv2.normalize(pixels[:, :, 3], None, 255, 0, cv2.NORM_INF, cv2.CV_8U)  # pyright: ignore
+    return np.dstack([colour, alpha])
 
 
 def _small_colours(pixels: np.ndarray) -> np.ndarray | None:
@@ -124,8 +147,8 @@ def _foreground_hull(mask: np.ndarray) -> np.ndarray:
     solid = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     lines = cv2.morphologyEx(solid, cv2.MORPH_CLOSE, np.ones((LETTERS_APART_PX, LETTERS_APART_PX), np.uint8))
     _, part, stats, _ = cv2.connectedComponentsWithStats(lines)
-    is_speck = stats[:, cv2.CC_STAT_AREA] < SPECK_SHARE * mask.size
-    points = cv2.findNonZero(np.where(is_speck[part], 0, solid))
+    specks = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < SPECK_SHARE * mask.size)
+    points = cv2.findNonZero(np.where(np.isin(part, specks), 0, solid))
     if points is None:
         height, width = mask.shape
         return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,8 @@ def test_there_is_one_answer_a_frame_in_order(product: list[View]):
     found = locate(iter([empty, shown, empty, empty, shown]), product)
     assert [f is not None for f in found] == [False, True, False, False, True]
     assert locate([], product) == []
+    with pytest.raises(ValueError, match="shorter"):
+        locate([empty, shown], product, colours=[np.zeros((9, 9, 3), np.uint8)])
 
 
 @pytest.mark.parametrize(("width", "height"), [(270, 480), (640, 360), (1080, 1920), (405, 719)])
@@ -385,6 +388,10 @@ def test_half_the_packaging_given_as_outline_finds_that_half():
     np.testing.assert_allclose(found.quad, np.reshape(upper_half, (4, 2)), atol=0.02)
 
 
+def bmp_header(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
 UNUSABLE = {
     "empty file": (b"", "not an image"),
     "text": (b"<html>404</html>", "not an image"),
@@ -393,7 +400,8 @@ UNUSABLE = {
     "white": (png(np.full((300, 300, 3), 255, np.uint8)), "0 features.*sharp photo"),
     "one colour, transparent": (png(np.full((300, 300, 4), (200, 30, 30, 0), np.uint8)), "features.*sharp photo"),
     "one pixel": (png(np.full((1, 1, 3), 255, np.uint8)), "features.*sharp photo"),
-    "a hair": (png(np.full((1, 10_000, 3), 255, np.uint8)), "image 1"),
+    "a hair": (png(np.full((1, 10_000, 3), 255, np.uint8)), "too narrow, 10000 x 1 px"),
+    "33,000 x 33,000 px": (bmp_header(33_000, 33_000), "too large"),
     "tiny": (png(cv2.resize(CARD, (9, 12))), "features.*sharp photo"),
     "one circle": (png(cv2.circle(np.full((300, 300, 3), 255, np.uint8), (150, 150), 80, 0, 3)), "features"),
 }
@@ -408,6 +416,12 @@ def test_image_that_cannot_be_matched_is_a_bad_product_image_with_its_reason(kin
     assert failure.value.stage == Stage.LOCATE
     assert "p1" in failure.value.message
     assert "image 1" in failure.value.message
+
+
+@pytest.mark.parametrize("outline", [[0, 0, 1, 0, 1, 1, 0, 1], [900, 900, 990, 900, 990, 990, 900, 990]])
+def test_an_outline_in_fractions_or_off_the_photo_is_named(outline: list[float]):
+    with pytest.raises(ValueError, match=r"within its outline.*check the outline, in pixels of the upright 352 x 440"):
+        view_of(png(CARD), outline)
 
 
 def test_one_usable_image_is_enough():
@@ -518,14 +532,18 @@ def saved(image: Image.Image, form: str, **options: Any) -> np.ndarray:
     return np.frombuffer(content.getvalue(), np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["grey", "16 bit", "jpeg", "cmyk", "palette", "animated", "20,000 px"])
+@pytest.mark.parametrize(
+    "kind", ["grey", "16 bit", "12 bit, transparent", "jpeg", "cmyk", "palette", "animated", "20,000 px"]
+)
 def test_images_of_other_kinds_are_read(kind: str):
     bgr, image = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR), Image.fromarray(CARD)
     strip = np.full((6000, 20_000), 255, np.uint8)
     strip[500:5500, 500:4500] = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), (4000, 5000))
+    opaque = np.full(CARD.shape[:2], 65535, np.uint16)
     content = {
         "grey": cv2.imencode(".png", cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))[1],
         "16 bit": cv2.imencode(".png", bgr.astype(np.uint16) * 257)[1],
+        "12 bit, transparent": cv2.imencode(".png", np.dstack([bgr.astype(np.uint16) * 16, opaque]))[1],
         "jpeg": cv2.imencode(".jpg", bgr)[1],
         "cmyk": saved(image.convert("CMYK"), "JPEG"),
         "palette": saved(image.convert("P"), "PNG"),
