@@ -96,7 +96,7 @@ def make_prepare(
             if isinstance(source, RemoteFile):
                 fetch_s, fetch_core_s = fetch_s + source.waited_s, fetch_core_s + source.core_s
         decoded = time.thread_time()
-        search = Search(grays, product, clip)
+        search = Search(grays, product, clip[: len(grays)])
         detections = None if views is None else search.locate(views)
         return Prepared(
             clip=np.stack(clip),

@@ -88,7 +88,7 @@ def locate(
     """Look for a product in the frames of a video.
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
-    ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small, squashed or not;
+    ``ProductIndex``. colours: of grey frames the same in colour, one each, uint8 (h, w, 3) RGB, small, squashed or not;
     without them, products of the same print in other colours are taken for one another. Returns one entry a frame, in
     order: a Detection, or None where it was not found; of several copies in a frame that with most matches, and with it
     the others.
@@ -109,7 +109,8 @@ class Search:
         self.config = config or ProductConfig()
         self.frames: list[_Frame] = []
         """a second that looks like the one before shares its frame"""
-        for pixels, small in zip(frames, itertools.repeat(None) if colours is None else colours, strict=False):
+        uncoloured = colours is None
+        for pixels, small in zip(frames, itertools.repeat(None) if uncoloured else colours, strict=not uncoloured):
             frame = _Frame(pixels, small, self.config)
             before = self.frames[-1] if self.frames else None
             self.frames.append(before if before is not None and before.looks_like(frame) else frame)
@@ -153,7 +154,7 @@ class Search:
 
     def _copies(self, frame: "_Frame", product: Sequence[View], first: _Sighting) -> list[_Sighting]:
         """More of the product in a frame that shows it: where those found are not, and sure, as one of them has no
-        neighbouring second to speak for it."""
+        neighbouring second to speak for it. Reasons are not counted: this frame has the product."""
         found, left = [first], frame.features
         while len(found) < MAX_COPIES:
             left = left.outside(projected(found[-1].view.outline, np.linalg.inv(frame.to_full) @ found[-1].homography))
