@@ -130,7 +130,9 @@ def test_the_same_print_in_other_colours_is_not_found_where_colours_are_known():
     packaging, background = draw_packaging(7, 2), scene()
     views, quad = [view_of(png(packaging))], quad_in(scene(), *UPRIGHT)
     other = placed(background, turned_colours(packaging, 120), quad)
-    assert locate([other], views) == [None]
+    search = Search([other])
+    assert search.locate(views) == [None]
+    assert search.rejections["other_colours"] > 0
     gray, small = cv2.cvtColor(other, cv2.COLOR_RGB2GRAY), cv2.resize(other, (112, 112), interpolation=cv2.INTER_AREA)
     assert locate([gray], views, colours=[small]) == [None]
     assert locate([gray], views) != [None]
@@ -265,6 +267,13 @@ def test_there_is_one_answer_a_frame_in_order(product: list[View]):
     assert locate([], product) == []
     with pytest.raises(ValueError, match="shorter"):
         locate([empty, shown], product, colours=[np.zeros((9, 9, 3), np.uint8)])
+
+
+def test_a_frame_of_the_video_itself_as_product_image_is_found_from_edge_to_edge():
+    frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
+    (found,) = locate([frame], [view_of(png(frame))])
+    assert found is not None
+    np.testing.assert_allclose(found.quad, [[0, 0], [1, 0], [1, 1], [0, 1]], atol=0.01)
 
 
 @pytest.mark.parametrize(("width", "height"), [(270, 480), (640, 360), (1080, 1920), (405, 719)])
@@ -403,6 +412,7 @@ UNUSABLE = {
     "a hair": (png(np.full((1, 10_000, 3), 255, np.uint8)), "too narrow, 10000 x 1 px"),
     "33,000 x 33,000 px": (bmp_header(33_000, 33_000), "too large"),
     "tiny": (png(cv2.resize(CARD, (9, 12))), "features.*sharp photo"),
+    "one colour, as large as a frame": (png(np.full((1920, 1080, 3), (30, 90, 200), np.uint8)), "0 features"),
     "one circle": (png(cv2.circle(np.full((300, 300, 3), 255, np.uint8), (150, 150), 80, 0, 3)), "features"),
 }
 
