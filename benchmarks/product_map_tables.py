@@ -74,7 +74,8 @@ class Results:
     """keys: group, way"""
     copies: dict[float, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
     """key: share of the frame of each"""
-    absent: Counts = field(default_factory=Counts)
+    absent: dict[str, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
+    """key: whose products in which videos"""
     rejections: collections.Counter[str] = field(default_factory=collections.Counter)
     prepare: dict[tuple[str, str], float] = field(default_factory=lambda: collections.defaultdict(float))
     """core-seconds by way and stage"""
@@ -111,8 +112,7 @@ def rows_of_poses(results: Results) -> Iterator[list[Any]]:
             ours = cells[names.index("ours")]
             yield [
                 f"{sweep} {value.get(sweep, pose.occluded):g}",
-                *(f"{c.hits / max(c.frames, 1):.2f}" for c in cells),
-                f"{ours.hits / max(ours.hits + ours.false, 1):.2f}",
+                *(f"{c.hits / max(c.frames, 1):.2f} / {c.hits / max(c.hits + c.false, 1):.2f}" for c in cells),
                 f"{np.median(ours.ious):.3f}" if ours.ious else "-",
             ]
 
@@ -121,16 +121,16 @@ def print_results(console: Console, results: Results) -> None:
     """The tables of what was measured."""
     if results.by_pose:
         names = [*dict.fromkeys(way for _, _, way in results.by_pose)]
-        table = Table(title=f"composites: recall; precision and median IoU of ours. {cpu_model()}")
-        for column in ("", *names, "precision", "IoU"):
+        table = Table(title=f"composites: recall / precision; median IoU of ours. {cpu_model()}")
+        for column in ("", *names, "IoU"):
             table.add_column(column, justify="left" if not column else "right")
         for row in rows_of_poses(results):
             table.add_row(*row)
         console.print(table)
     if results.videos:
         console.print(_table_of_videos(results))
-    if results.absent.frames:
-        console.print(f"other products in short-form videos: {results.absent.false} false of {results.absent.frames} s")
+    for group, counts in results.absent.items():
+        console.print(f"false: {group}: {counts.false} of {counts.frames} s")
     for share, counts in results.copies.items():
         console.print(
             f"two of the product in one frame, each {share:g} of it: {counts.hits} of {counts.frames} found, "
