@@ -112,9 +112,15 @@ def rows_of_poses(results: Results) -> Iterator[list[Any]]:
             ours = cells[names.index("ours")]
             yield [
                 f"{sweep} {value.get(sweep, pose.occluded):g}",
-                *(f"{c.hits / max(c.frames, 1):.2f} / {c.hits / max(c.hits + c.false, 1):.2f}" for c in cells),
+                *(_recall_and_precision(*cell) for cell in zip(names, cells, strict=True)),
                 f"{np.median(ours.ious):.3f}" if ours.ious else "-",
             ]
+
+
+def _recall_and_precision(way: str, counts: Counts) -> str:
+    recall = f"{counts.hits / max(counts.frames, 1):.2f}"
+    # of the plain search only whether it found something is known
+    return recall if way == "plain SIFT" else f"{recall} / {counts.hits / max(counts.hits + counts.false, 1):.2f}"
 
 
 def print_results(console: Console, results: Results) -> None:
