@@ -25,9 +25,11 @@ from rich.table import Table
 from catalog.errors import VideoError
 from catalog.isolation import IsolatedWorker
 from catalog.video import iter_frames
+from scoring.settings import ProductConfig
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi"}
+WORKING_PX = ProductConfig().working_short_side
 REPEATS = 3
 TIMEOUT_S = 60.0
 MEMORY_LIMIT_BYTES = 4 << 30
@@ -69,8 +71,8 @@ def our_decord(path: str) -> Samples:
 
 
 def our_gray(path: str) -> Samples:
-    """What the product search takes: luma at 360 px, never RGB."""
-    frames = [(frame.gray(360), frame.time) for frame in iter_frames(path)]
+    """What the product search takes: luma at its working size, never RGB."""
+    frames = [(frame.gray(WORKING_PX), frame.time) for frame in iter_frames(path)]
     return np.stack([picture for picture, _ in frames]), np.array([time for _, time in frames])
 
 
@@ -83,7 +85,7 @@ WAYS: dict[str, Callable[[str], Samples]] = {
     "decord get_batch": plain_decord,
     "PyAV, every frame": plain_pyav,
     "iter_frames, pyav": our_pyav,
-    "iter_frames, pyav, gray(360)": our_gray,
+    f"iter_frames, pyav, gray({WORKING_PX})": our_gray,
     "iter_frames, decord": our_decord,
 }
 

@@ -155,14 +155,22 @@ def measure_videos(results: Results, cases: Sequence[Case], quick: bool) -> None
                 results.videos[group, "plain SIFT"] += Counts(1, found * (not is_false), found * is_false, [], core_s)
 
 
-def measure_absent(results: Results, products: Sequence[list[View]], quick: bool) -> None:
-    """Every product that none of the videos shows, in every second of them."""
-    for path in short_form_videos():
-        frames, colours = frames_of(path)
+def measure_absent(results: Results, cases: Sequence[Case], products: Sequence[list[View]], quick: bool) -> None:
+    """Products in every second of videos that do not show them: all in short-form videos, the labelled ones in the
+    labelled videos of others."""
+
+    def look(group: str, frames: Sequence[np.ndarray], colours: Sequence[np.ndarray], absent: Sequence[list[View]]):
         search = Search(frames, None, colours)
-        for views in products[:: 4 if quick else 1]:
-            results.absent.add(search.locate(views), [None] * len(frames), 0.0)
+        for views in absent:
+            results.absent[group].add(search.locate(views), [None] * len(frames), 0.0)
         results.rejections += search.rejections
+
+    for path in short_form_videos():
+        look("short-form videos", *frames_of(path), products[:: 4 if quick else 1])
+    photos = {case.image: case.views for case in cases}
+    for case in cases:
+        others = [views for image, views in photos.items() if image != case.image]
+        look("labelled videos, another's product", case.frames, case.colours, others)
 
 
 def measure_cost_of_absence(results: Results, views: list[View], plain: PlainProduct, quick: bool) -> None:
@@ -227,7 +235,7 @@ def measured(arguments: tuple[bool, Sequence[str]]) -> Results:
         measure_videos(results, real, quick)
     if "absent" in parts and real:
         strangers = [packaging(SEED + 2, 3 * number)[1] for number in range(70)]
-        measure_absent(results, [case.views for case in real] + list(views.values()) + strangers, quick)
+        measure_absent(results, real, [case.views for case in real] + list(views.values()) + strangers, quick)
     if "costs" in parts:
         if real:
             with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,8 @@ class Results:
     """keys: group, way"""
     copies: dict[float, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
     """key: share of the frame of each"""
-    absent: Counts = field(default_factory=Counts)
+    absent: dict[str, Counts] = field(default_factory=lambda: collections.defaultdict(Counts))
+    """key: whose products in which videos"""
     rejections: collections.Counter[str] = field(default_factory=collections.Counter)
     prepare: dict[tuple[str, str], float] = field(default_factory=lambda: collections.defaultdict(float))
     """core-seconds by way and stage"""
@@ -111,26 +112,31 @@ def rows_of_poses(results: Results) -> Iterator[list[Any]]:
             ours = cells[names.index("ours")]
             yield [
                 f"{sweep} {value.get(sweep, pose.occluded):g}",
-                *(f"{c.hits / max(c.frames, 1):.2f}" for c in cells),
-                f"{ours.hits / max(ours.hits + ours.false, 1):.2f}",
+                *(_recall_and_precision(*cell) for cell in zip(names, cells, strict=True)),
                 f"{np.median(ours.ious):.3f}" if ours.ious else "-",
             ]
+
+
+def _recall_and_precision(way: str, counts: Counts) -> str:
+    recall = f"{counts.hits / max(counts.frames, 1):.2f}"
+    # of the plain search only whether it found something is known
+    return recall if way == "plain SIFT" else f"{recall} / {counts.hits / max(counts.hits + counts.false, 1):.2f}"
 
 
 def print_results(console: Console, results: Results) -> None:
     """The tables of what was measured."""
     if results.by_pose:
         names = [*dict.fromkeys(way for _, _, way in results.by_pose)]
-        table = Table(title=f"composites: recall; precision and median IoU of ours. {cpu_model()}")
-        for column in ("", *names, "precision", "IoU"):
+        table = Table(title=f"composites: recall / precision; median IoU of ours. {cpu_model()}")
+        for column in ("", *names, "IoU"):
             table.add_column(column, justify="left" if not column else "right")
         for row in rows_of_poses(results):
             table.add_row(*row)
         console.print(table)
     if results.videos:
         console.print(_table_of_videos(results))
-    if results.absent.frames:
-        console.print(f"other products in short-form videos: {results.absent.false} false of {results.absent.frames} s")
+    for group, counts in results.absent.items():
+        console.print(f"false: {group}: {counts.false} of {counts.frames} s")
     for share, counts in results.copies.items():
         console.print(
             f"two of the product in one frame, each {share:g} of it: {counts.hits} of {counts.frames} found, "

@@ -98,8 +98,9 @@ SCORES = pa.schema(
         _column(
             "product_quads",
             _QUADS,
-            "per second the product's corners x1,y1,...,x4,y4 in fractions of the upright frame, then those of its"
-            " copies in the same frame, 8 numbers each; null: not found",
+            "per second the corners x1,y1,...,x4,y4 of the smallest rectangle round the product's outline, in fractions"
+            " of the upright frame, then those of its copies in the same frame, 8 numbers each; null: not found. P is"
+            " the outline itself, which for a product that is not rectangular is smaller",
         ),
         _column("product_inliers", pa.list_(pa.int32()), "per second the matches behind the first quad"),
         _column(

@@ -91,7 +91,7 @@ def make_prepare(
     """
     cv2.setNumThreads(1)
     keep_freed_memory()
-    index = ProductIndex(product, folder=product_cache)
+    index = ProductIndex(folder=product_cache)
 
     def prepare(request: Request) -> Prepared:
         started = time.thread_time()
@@ -121,7 +121,7 @@ def make_prepare(
             if isinstance(source, RemoteFile):
                 fetch_s, fetch_core_s = fetch_s + source.waited_s, fetch_core_s + source.core_s
         decoded = time.thread_time()
-        search = Search(grays, product, clip)
+        search = Search(grays, product, clip[: len(grays)])
         detections = None if views is None else search.locate(views)
         return Prepared(
             clip=np.stack(clip),
@@ -155,19 +155,18 @@ def _views(index: ProductIndex, request: Request) -> list[View]:
     assert request.product_id is not None
     if request.product_id in index:
         return index[request.product_id]
-    images, absent = [], None
+    images: list[bytes | str] = []
+    absent = None
     for uri in request.image_uris:
         try:
             images.append(storage.read_bytes(uri, MAX_IMAGE_BYTES, FETCH_TIMEOUT_S))
         except OSError as error:
+            images.append(problem := f"{uri} cannot be read: {storage.reason(error)}")
             absent = VideoError(
-                ErrorCode.NO_PRODUCT_IMAGE,
-                f"product {request.product_id}: image {uri} cannot be read: {storage.reason(error)}",
-                Stage.LOCATE,
+                ErrorCode.NO_PRODUCT_IMAGE, f"product {request.product_id}: image {problem}", Stage.LOCATE
             )
             if not isinstance(error, FileNotFoundError | PermissionError):
                 raise absent from error  # it may be there the next time, and other scores with it
-            images.append(b"")
-    if absent is not None and not any(images):
+    if absent is not None and all(isinstance(image, str) for image in images):
         raise absent
     return index.add(request.product_id, images, request.image_outlines or (None,) * len(images))

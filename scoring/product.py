@@ -32,8 +32,9 @@ CLOSE_LOOK_ROOM = 0.15
 """round the product, of its diagonal, on every side"""
 CLOSE_LOOK_MIN_PX = 24
 CLOSE_LOOK_FEATURES = 800
-MIRROR_EVERY = 3
-"""a video without the product is looked at mirrored too, at first in every third second"""
+MIRROR_EVERY = 2
+"""a video without the product is looked at mirrored too, at first in every second frame: looking at all would cost a
+sixth of the search there"""
 SURE = 0.9
 """probability with which a second is believed that has no neighbour with the product"""
 BESIDE_SURE = 0.05
@@ -87,7 +88,7 @@ def locate(
     """Look for a product in the frames of a video.
 
     frames: uint8 (H, W) grey or (H, W, 3) RGB, a sampled second each, any size. product: its views, as from
-    ``ProductIndex``. colours: of grey frames the same in colour, uint8 (h, w, 3) RGB, small, squashed or not;
+    ``ProductIndex``. colours: of grey frames the same in colour, one each, uint8 (h, w, 3) RGB, small, squashed or not;
     without them, products of the same print in other colours are taken for one another. Returns one entry a frame, in
     order: a Detection, or None where it was not found; of several copies in a frame that with most matches, and with it
     the others.
@@ -108,7 +109,8 @@ class Search:
         self.config = config or ProductConfig()
         self.frames: list[_Frame] = []
         """a second that looks like the one before shares its frame"""
-        for pixels, small in zip(frames, itertools.repeat(None) if colours is None else colours, strict=False):
+        uncoloured = colours is None
+        for pixels, small in zip(frames, itertools.repeat(None) if uncoloured else colours, strict=not uncoloured):
             frame = _Frame(pixels, small, self.config)
             before = self.frames[-1] if self.frames else None
             self.frames.append(before if before is not None and before.looks_like(frame) else frame)
@@ -117,29 +119,28 @@ class Search:
 
     def locate(self, product: Sequence[View]) -> list[Detection | None]:
         """As the function of this name."""
+        shots = [list(seconds) for _, seconds in itertools.groupby(self.frames, key=id)]
+        found = self._located(product, [seconds[0] for seconds in shots])
+        return [detection for detection, seconds in zip(found, shots, strict=True) for _ in seconds]
+
+    def _located(self, product: Sequence[View], frames: Sequence["_Frame"]) -> list[Detection | None]:
+        """As ``locate``, of frames that all differ from the one before: a still shot is no witness of itself."""
         if self.config.product_method == "hull":
-            return [self._hull(frame, product) for frame in self.frames]
-        sightings = self._sightings(product, self.frames)
+            return [self._hull(frame, product) for frame in frames]
+        sightings = self._sightings(product, frames)
         if not any(sightings):
             mirrored = [view.mirrored for view in product]
-            if any(self._sightings(mirrored, self.frames[::MIRROR_EVERY])):
-                product, sightings = mirrored, self._sightings(mirrored, self.frames)
-        self._beside(sightings)
-        found: dict[int, Detection] = {}  # seconds of one frame share their sighting
-        for sighting, frame in zip(voted := self._voted(sightings), self.frames, strict=True):
-            if sighting is not None and id(sighting) not in found:
-                found[id(sighting)] = _detections([sighting, *self._copies(frame, product, sighting)], frame)
-        return [sighting and found[id(sighting)] for sighting in voted]
+            if any(self._sightings(mirrored, frames[::MIRROR_EVERY])):
+                product, sightings = mirrored, self._sightings(mirrored, frames)
+        self._beside(sightings, frames)
+        return [
+            sighting and _detections([sighting, *self._copies(frame, product, sighting)], frame)
+            for sighting, frame in zip(self._voted(sightings), frames, strict=True)
+        ]
 
     def _sightings(self, product: Sequence[View], frames: Sequence["_Frame"]) -> list[_Sighting | None]:
         """Every frame on its own."""
-        found: list[_Sighting | None] = []
-        for k, frame in enumerate(frames):
-            if k > 0 and frame is frames[k - 1]:
-                found.append(found[-1])
-            else:
-                found.append(self._best(self._sought(frame, view, frame.features) for view in product))
-        return found
+        return [self._best(self._sought(frame, view, frame.features) for view in product) for frame in frames]
 
     def _best(self, looks: Iterable[_Sighting | Rejection]) -> _Sighting | None:
         """That with most matches; the others' reasons are counted."""
@@ -153,7 +154,7 @@ class Search:
 
     def _copies(self, frame: "_Frame", product: Sequence[View], first: _Sighting) -> list[_Sighting]:
         """More of the product in a frame that shows it: where those found are not, and sure, as one of them has no
-        neighbouring second to speak for it."""
+        neighbouring second to speak for it. Reasons are not counted: this frame has the product."""
         found, left = [first], frame.features
         while len(found) < MAX_COPIES:
             left = left.outside(projected(found[-1].view.outline, np.linalg.inv(frame.to_full) @ found[-1].homography))
@@ -165,21 +166,21 @@ class Search:
             found.append(copy)
         return found[1:]
 
-    def _beside(self, sightings: list[_Sighting | None]) -> None:
-        """A second without the product is looked at again where it was the second before or after."""
+    def _beside(self, sightings: list[_Sighting | None], frames: Sequence["_Frame"]) -> None:
+        """A frame without the product is looked at again where it was in the frame before or after."""
         last = len(sightings) - 1
         for k, beside in [(k, k - 1) for k in range(1, last + 1)] + [(k, k + 1) for k in range(last - 1, -1, -1)]:
             neighbour = sightings[beside]
             if sightings[k] is None and neighbour is not None:
                 least = BESIDE_SURE if neighbour.probability >= SURE else self.config.min_probability
-                guess = self.frames[k], neighbour.view, neighbour.homography, least
+                guess = frames[k], neighbour.view, neighbour.homography, least
                 look = self._looked_closely(*guess)
                 if isinstance(look, Rejection):
                     look = self._looked_closely(*guess, doubled=True)
                 sightings[k] = self._best([look])
 
     def _voted(self, sightings: Sequence[_Sighting | None]) -> list[_Sighting | None]:
-        """Without the seconds that stand alone and are not sure."""
+        """Without the frames that stand alone and are not sure."""
         if len(sightings) == 1:
             return list(sightings)
         around = [None, *sightings, None]

@@ -32,7 +32,7 @@ class ImageReport:
 def make_check(product_cache: str | None) -> Callable[[Request], list[ImageReport]]:
     """The function that looks at one product's images; ``video_uri`` of a request is not looked at."""
     cv2.setNumThreads(1)
-    index = ProductIndex(capacity=1, folder=product_cache)
+    index = ProductIndex(folder=product_cache)
 
     def check(request: Request) -> list[ImageReport]:
         outlines = request.image_outlines or (None,) * len(request.image_uris)

@@ -39,7 +39,7 @@ from training.models import ModelSpec, load_checkpoint
 
 log = logging.getLogger(__name__)
 
-SCORES_VERSION = 3
+SCORES_VERSION = 4
 """raised when the same config would give other scores: older folders are then not gone on with"""
 MIN_WINDOW = 8
 QUARANTINED_AT_LEAST, QUARANTINED_SHARE = 20, 0.02

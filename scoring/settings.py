@@ -65,7 +65,8 @@ class ProductConfig:
     """outline (the product's own outline by a checked homography), or hull (convex hull of unchecked matches, as
     published)"""
     min_probability: float = 0.25
-    """below this calibrated probability that it is the product and no look-alike, a second counts as without it"""
+    """calibrated, that it is the product and no look-alike: what a second needs that is looked at by itself. Beside one
+    with 0.9 or more, 0.05 is enough; one without a neighbour, and a further copy in a frame, need 0.9"""
 
 
 @dataclasses.dataclass(frozen=True)

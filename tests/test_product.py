@@ -3,13 +3,15 @@
 import dataclasses
 import io
 import json
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from catalog.errors import ErrorCode, Stage, VideoError
 from catalog.video import sample_frames
@@ -128,7 +130,9 @@ def test_the_same_print_in_other_colours_is_not_found_where_colours_are_known():
     packaging, background = draw_packaging(7, 2), scene()
     views, quad = [view_of(png(packaging))], quad_in(scene(), *UPRIGHT)
     other = placed(background, turned_colours(packaging, 120), quad)
-    assert locate([other], views) == [None]
+    search = Search([other])
+    assert search.locate(views) == [None]
+    assert search.rejections["other_colours"] > 0
     gray, small = cv2.cvtColor(other, cv2.COLOR_RGB2GRAY), cv2.resize(other, (112, 112), interpolation=cv2.INTER_AREA)
     assert locate([gray], views, colours=[small]) == [None]
     assert locate([gray], views) != [None]
@@ -149,6 +153,14 @@ def test_product_in_mirrored_footage_is_found_with_its_corners_where_they_are(pr
     assert found is not None
     mirrored = np.reshape(POSES["in perspective"], (4, 2)) * (-1, 1) + (1, 0)
     np.testing.assert_allclose(found.quad, mirrored, atol=0.02)
+
+
+def test_two_mirrored_seconds_among_others_are_found(product: list[View]):
+    frames = [scene(seed=second) for second in range(5)]
+    for second in (1, 2):
+        shown = placed(frames[second], CARD, quad_in(scene(), *UPRIGHT))
+        frames[second] = np.ascontiguousarray(shown[:, ::-1])
+    assert [detection is not None for detection in locate(frames, product)] == [False, True, True, False, False]
 
 
 def test_a_mirrored_copy_beside_the_product_is_not_taken_for_it(product: list[View]):
@@ -232,6 +244,9 @@ def test_a_lone_second_needs_to_be_sure():
     assert alone.probability is not None
     assert alone.probability < 0.9
     assert locate([scene(), faint, scene(seed=4)], views, config) == [None] * 3
+    search = Search([scene(), faint, faint, scene(seed=4)], config)
+    assert search.locate(views) == [None] * 4  # a still shot says the same twice
+    assert search.rejections["alone"] == 1
 
 
 def test_the_published_method_gives_the_hull_of_all_matches(product: list[View]):
@@ -250,6 +265,15 @@ def test_there_is_one_answer_a_frame_in_order(product: list[View]):
     found = locate(iter([empty, shown, empty, empty, shown]), product)
     assert [f is not None for f in found] == [False, True, False, False, True]
     assert locate([], product) == []
+    with pytest.raises(ValueError, match="shorter"):
+        locate([empty, shown], product, colours=[np.zeros((9, 9, 3), np.uint8)])
+
+
+def test_a_frame_of_the_video_itself_as_product_image_is_found_from_edge_to_edge():
+    frame = placed(scene(), CARD, quad_in(scene(), *UPRIGHT))
+    (found,) = locate([frame], [view_of(png(frame))])
+    assert found is not None
+    np.testing.assert_allclose(found.quad, [[0, 0], [1, 0], [1, 1], [0, 1]], atol=0.01)
 
 
 @pytest.mark.parametrize(("width", "height"), [(270, 480), (640, 360), (1080, 1920), (405, 719)])
@@ -317,6 +341,34 @@ def test_plain_and_transparent_backgrounds_do_not_belong_to_the_product(style: s
     assert iou(found, quad, frame) >= 0.95
 
 
+def bounds(polygon: np.ndarray) -> list[float]:
+    """Left, top, right, bottom."""
+    return [*polygon.min(axis=0).tolist(), *polygon.max(axis=0).tolist()]
+
+
+@pytest.mark.parametrize(("width", "height"), [(270, 265), (120, 600)])
+def test_a_small_product_on_white_is_not_taken_for_the_whole_photo(width: int, height: int):
+    pixels = np.full((1600, 1600, 3), 255, np.uint8)
+    left, top = 800 - width // 2, 800 - height // 2
+    pixels[top : top + height, left : left + width] = draw_card(7, width, height)
+    pixels[::200, ::200] = 60  # dust
+    true = np.array([left, top, left + width, top + height]) * 0.4
+    np.testing.assert_allclose(bounds(view_of(png(pixels)).outline), true, atol=2)
+
+
+def test_all_print_of_white_packaging_on_white_belongs_to_the_product():
+    pixels = np.full((800, 800, 3), 255, np.uint8)
+    pixels[100:700, 200:600] = 250
+    pixels[160:380, 260:540] = cv2.resize(CARD, (280, 220), interpolation=cv2.INTER_AREA)
+    for line in range(3):
+        cv2.putText(pixels, "moisture", (230, 500 + 60 * line), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (90, 90, 90), 2)
+    left, top, right, bottom = bounds(view_of(png(pixels)).outline)
+    assert left < 233 * 0.8
+    assert abs(top - 160 * 0.8) < 2
+    assert abs(right - 540 * 0.8) < 2
+    assert bottom > 615 * 0.8
+
+
 def test_outline_that_is_given_is_used():
     pixels = on(scene(700, 700, seed=5), left=90, top=60)
     height, width = CARD.shape[:2]
@@ -345,6 +397,10 @@ def test_half_the_packaging_given_as_outline_finds_that_half():
     np.testing.assert_allclose(found.quad, np.reshape(upper_half, (4, 2)), atol=0.02)
 
 
+def bmp_header(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
 UNUSABLE = {
     "empty file": (b"", "not an image"),
     "text": (b"<html>404</html>", "not an image"),
@@ -353,8 +409,10 @@ UNUSABLE = {
     "white": (png(np.full((300, 300, 3), 255, np.uint8)), "0 features.*sharp photo"),
     "one colour, transparent": (png(np.full((300, 300, 4), (200, 30, 30, 0), np.uint8)), "features.*sharp photo"),
     "one pixel": (png(np.full((1, 1, 3), 255, np.uint8)), "features.*sharp photo"),
-    "a hair": (png(np.full((1, 10_000, 3), 255, np.uint8)), "image 1"),
+    "a hair": (png(np.full((1, 10_000, 3), 255, np.uint8)), "too narrow, 10000 x 1 px"),
+    "33,000 x 33,000 px": (bmp_header(33_000, 33_000), "too large"),
     "tiny": (png(cv2.resize(CARD, (9, 12))), "features.*sharp photo"),
+    "one colour, as large as a frame": (png(np.full((1920, 1080, 3), (30, 90, 200), np.uint8)), "0 features"),
     "one circle": (png(cv2.circle(np.full((300, 300, 3), 255, np.uint8), (150, 150), 80, 0, 3)), "features"),
 }
 
@@ -370,6 +428,12 @@ def test_image_that_cannot_be_matched_is_a_bad_product_image_with_its_reason(kin
     assert "image 1" in failure.value.message
 
 
+@pytest.mark.parametrize("outline", [[0, 0, 1, 0, 1, 1, 0, 1], [900, 900, 990, 900, 990, 990, 900, 990]])
+def test_an_outline_in_fractions_or_off_the_photo_is_named(outline: list[float]):
+    with pytest.raises(ValueError, match=r"within its outline.*check the outline, in pixels of the upright 352 x 440"):
+        view_of(png(CARD), outline)
+
+
 def test_one_usable_image_is_enough():
     index = ProductIndex()
     views = index.add("p1", [UNUSABLE["white"][0], png(CARD), b""], [None, None, None])
@@ -378,31 +442,49 @@ def test_one_usable_image_is_enough():
     assert index["p1"] is views
 
 
-def test_a_photo_is_turned_upright_before_its_outline_is_laid_on_it():
-    lying = cv2.rotate(CARD, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    orientation = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # turn it right
-    jpeg = cv2.imencode(".jpg", lying)[1].tobytes()
-    tagged = jpeg[:2] + b"\xff\xe1" + (len(orientation) + 2).to_bytes(2, "big") + orientation + jpeg[2:]
+@pytest.mark.parametrize(
+    ("form", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGBA"), ("TIFF", "RGBA")]
+)
+def test_a_photo_is_turned_upright_before_its_outline_is_laid_on_it(form: str, mode: str):
+    lying = Image.fromarray(cv2.rotate(CARD, cv2.ROTATE_90_COUNTERCLOCKWISE)).convert(mode)
+    if mode == "RGBA":
+        lying.putpixel((0, 0), (255, 255, 255, 0))  # else WebP leaves alpha out
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # turn it right
     height, width = CARD.shape[:2]
     outline = [0, 0, width, 0, width, height, 0, height]
     frame = placed(scene(), CARD, quad_in(scene(), 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7))
-    (found,) = locate([frame], [view_of(tagged, outline)])
+    (found,) = locate([frame], [view_of(saved(lying, form, exif=exif).tobytes(), outline)])
     assert found is not None
     assert iou(found, quad_in(frame, 0.2, 0.2, 0.7, 0.2, 0.7, 0.7, 0.2, 0.7), frame) > 0.9
 
 
-def test_a_product_without_a_usable_image_is_not_kept():
+def test_a_product_without_a_usable_image_is_looked_at_once():
     index = ProductIndex()
-    with pytest.raises(VideoError):
-        index.add("p1", [b""], [None])
-    assert "p1" not in index
+    with pytest.raises(VideoError) as first:
+        index.add("p1", [UNUSABLE["white"][0]], [None])
+    assert "p1" in index
+    with pytest.raises(VideoError) as again:
+        index["p1"]
+    assert str(again.value) == str(first.value)
 
 
-def test_the_index_keeps_no_more_products_than_its_capacity():
-    index = ProductIndex(capacity=2)
-    for name in ("a", "b", "c"):
+def test_the_index_keeps_no_more_bytes_than_its_capacity(product: list[View]):
+    index = ProductIndex(capacity_bytes=2 * product[0].nbytes)
+    for name in ("a", "b", "b", "c"):
         index.add(name, [png(CARD)], [None])
     assert [name in index for name in ("a", "b", "c")] == [False, True, True]
+    index.add("many", [png(CARD)] * 3, [None] * 3)
+    assert [name in index for name in ("b", "c", "many")] == [False, False, True]
+
+
+def test_the_bytes_of_a_view_are_what_it_takes_with_the_mirrored_one(product: list[View]):
+    tracemalloc.start()
+    view = view_of(png(CARD))
+    _ = view.mirrored
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.7 < view.nbytes / held < 1.3
 
 
 def test_views_are_kept_between_runs_and_give_the_same_detections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -421,12 +503,34 @@ def test_views_are_kept_between_runs_and_give_the_same_detections(tmp_path: Path
         assert (first.inliers, first.probability) == (second.inliers, second.probability)
 
 
-def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path):
+def without_its_picture(content: bytes) -> bytes:
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = {**stored, "picture": np.zeros(0, np.uint8)}
+    changed = io.BytesIO()
+    np.savez(changed, **arrays)
+    return changed.getvalue()
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "signature alone": lambda content: content[:4],
+    "first part": lambda content: content[:1000],
+    "all but the end": lambda content: content[:-30],
+    "text": lambda content: b"<html>404</html>",
+    "numbers": lambda content: np.random.default_rng(0).bytes(5000),
+    "numbers in the middle": lambda content: content[:400] + np.random.default_rng(0).bytes(5000) + content[5400:],
+    "a pickle": lambda content: b"\x80\x04N.",
+    "no picture": without_its_picture,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_among_the_kept_views_is_made_anew(tmp_path: Path, damage: str):
     folder = str(tmp_path)
     ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
     (kept,) = tmp_path.iterdir()
     whole = kept.read_bytes()
-    kept.write_bytes(whole[:1000])
+    kept.write_bytes(DAMAGES[damage](whole))
     (view,) = ProductIndex(folder=folder).add("p1", [png(CARD)], [None])
     assert len(view.features) >= 16
     assert kept.read_bytes() == whole
@@ -438,14 +542,18 @@ def saved(image: Image.Image, form: str, **options: Any) -> np.ndarray:
     return np.frombuffer(content.getvalue(), np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["grey", "16 bit", "jpeg", "cmyk", "palette", "animated", "20,000 px"])
+@pytest.mark.parametrize(
+    "kind", ["grey", "16 bit", "12 bit, transparent", "jpeg", "cmyk", "palette", "animated", "20,000 px"]
+)
 def test_images_of_other_kinds_are_read(kind: str):
     bgr, image = cv2.cvtColor(CARD, cv2.COLOR_RGB2BGR), Image.fromarray(CARD)
     strip = np.full((6000, 20_000), 255, np.uint8)
     strip[500:5500, 500:4500] = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), (4000, 5000))
+    opaque = np.full(CARD.shape[:2], 65535, np.uint16)
     content = {
         "grey": cv2.imencode(".png", cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))[1],
         "16 bit": cv2.imencode(".png", bgr.astype(np.uint16) * 257)[1],
+        "12 bit, transparent": cv2.imencode(".png", np.dstack([bgr.astype(np.uint16) * 16, opaque]))[1],
         "jpeg": cv2.imencode(".jpg", bgr)[1],
         "cmyk": saved(image.convert("CMYK"), "JPEG"),
         "palette": saved(image.convert("P"), "PNG"),
