@@ -77,7 +77,7 @@ def table_of(evidence: dict[str, Any]) -> Table:
     for column in ("question", "figure", "verdict"):
         table.add_column(column)
     for verdict in verdicts(evidence):
-        table.add_row(verdict.claim, verdict.figure, "passed" if verdict.passed else "FAILED")
+        table.add_row(verdict.claim, verdict.figure, verdict.outcome)
     for where in ("randomised", "randomised_inside"):
         cascade = ", ".join(f"{stage} {in_words(alike)}" for stage, alike in evidence[where].items())
         table.add_row(f"Spearman with weights {where.replace('_', ' ')} down to", cascade, "")

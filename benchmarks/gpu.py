@@ -2,12 +2,17 @@
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --architecture mc3_18 --clips 512 --frames 30
-    python -m benchmarks.gpu --device cpu --clips 8       # the same figures of a CPU, in one process
+    python -m benchmarks.gpu --checkpoint model.pt        # a trained model: PE and maps as they will be
+    python -m benchmarks.gpu --device cpu                 # the same figures of a CPU, in one process
 
-peak        what a large bf16 matrix product reaches; the share of it is by the floating-point operations that
-            PyTorch counts in the forward and backward passes
+peak        what a large matrix product reaches in the precision of the maps; the share of it is by the floating-point
+            operations that PyTorch counts in the forward and backward passes
+fp32        all of its bits (no TF32), which is what a device that stays with fp32 gets
+mixed       clips of half to all of the frames, padded in batches; fewer seconds of video than the others
+memory      the most that mapping takes at once
 busy        kernels' time over wall time, by PyTorch's profiler, while clips come from the host's memory
 agreement   Spearman over clips of the PE score by bf16 maps with that by fp32 maps, on a made-up product, and of pixels
+            (bf16 is measured wherever there are units for it, also where the check at start-up refuses this model)
 compiled    seconds of a batch's forward and backward passes over those by torch.compile, after it has warmed up
 """
 
@@ -16,6 +21,7 @@ import copy
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,11 +31,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scoring.attribution import slopes_of
 from scoring.pe import pe_scores
-from scoring.saliency import EngagementMapper
-from training.models import EngagementModel, ModelSpec, for_inference, to_input
+from scoring.saliency import EngagementMapper, full_fp32
+from training.models import (
+    EngagementModel,
+    ModelSpec,
+    for_inference,
+    has_bf16_units,
+    load_checkpoint,
+    to_input,
+)
 from training.networks import ARCHITECTURES
 
 SIZE = 112
+CLIPS = {"cuda": 512, "cpu": 8}
 MATRIX = {"cuda": 8192, "cpu": 4096}
 ROUNDS = 5
 
@@ -69,9 +83,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def flops_a_clip(model: EngagementModel, frames: int) -> int:
-    clip = torch.zeros((1, frames, SIZE, SIZE, 3), dtype=torch.uint8, device=model.mean.device)
+    pixels = torch.zeros((1, 3, frames, SIZE, SIZE), device=model.mean.device, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        slopes_of(model, to_input(clip), None, torch.autocast(clip.device.type, enabled=False))
+        model(pixels).sum().backward()  # the counter's hooks do not take autograd.grad
     return counter.get_total_flops()
 
 
@@ -101,7 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--architecture", default="r3d_18", choices=list(ARCHITECTURES))
-    parser.add_argument("--clips", type=int, default=512)
+    parser.add_argument("--checkpoint", type=Path, help="of this model; default: untrained")
+    parser.add_argument("--clips", type=int, help="default: 512, on a CPU 8")
     parser.add_argument("--frames", type=int, default=15, help="sampled frames a clip")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -109,28 +124,43 @@ def main() -> None:
         raise SystemExit("there is no GPU that PyTorch can use here; --device cpu measures the CPU")
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    made = [made_up_clip(arguments.frames, random) for _ in range(arguments.clips)]
+    made = [made_up_clip(arguments.frames, random) for _ in range(arguments.clips or CLIPS[device.type])]
     clips = [clip for clip, _ in made]
-    model = EngagementModel(ModelSpec(architecture=arguments.architecture)).eval()
+    spec = ModelSpec(architecture=arguments.architecture, input_size=SIZE)
+    model = EngagementModel(spec) if arguments.checkpoint is None else load_checkpoint(arguments.checkpoint)
+    if model.spec.input_size != SIZE:
+        parser.error(f"--checkpoint {arguments.checkpoint} takes {model.spec.input_size} pixels, expected {SIZE}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {arguments.architecture}, "
+    print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {model.spec.architecture}, "
           f"{len(clips)} clips of {arguments.frames} frames, {SIZE} px")  # fmt: skip
     exact = EngagementMapper(for_inference(copy.deepcopy(model)), arguments.device, exact=True)
     mapper = EngagementMapper(for_inference(copy.deepcopy(model)), arguments.device)
-    way = "bf16" if mapper.bf16 else "fp32"
+    refused = has_bf16_units(device) and not mapper.bf16
+    mapper.bf16 |= refused
+    way, precision = ("bf16", torch.bfloat16) if mapper.bf16 else ("fp32", torch.float32)
+    if refused:
+        print("the check at start-up refuses bf16 for this model; measured all the same")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     taken = seconds_of(lambda: mapper(clips), device, rounds=3)
-    peak = peak_flops(device, torch.bfloat16)
-    single = peak_flops(device, torch.float32)
-    work = flops_a_clip(exact.model, arguments.frames) * len(clips) / taken
+    if device.type == "cuda":
+        print(f"peak memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB; "
+              f"GPU busy {busy_share(mapper, clips):.0%} of the time")  # fmt: skip
+    with full_fp32():
+        peak, single = peak_flops(device, precision), peak_flops(device, torch.float32)
+    flops = flops_a_clip(exact.model, arguments.frames)
+    work = flops * len(clips) / taken
     print(f"{way}, batches of up to {mapper.max_frames} frames: {len(clips) / taken:.1f} clips a second, "
           f"{len(clips) * arguments.frames / taken:.0f} frames a second")  # fmt: skip
-    print(f"peak of a matrix product: bf16 {peak / 1e12:.2f} TFLOP/s, fp32 {single / 1e12:.2f}")
-    print(f"maps: {work / 1e12:.2f} TFLOP/s, {work / peak:.0%} of the bf16 peak, {work / single:.0%} of fp32's")
+    print(f"maps: {work / 1e12:.2f} TFLOP/s, {work / peak:.0%} of {way}'s peak in a matrix product, "
+          f"{peak / 1e12:.2f} TFLOP/s")  # fmt: skip
+    mixed = [clip[: random.integers(arguments.frames // 2, arguments.frames + 1) or 1] for clip in clips]
+    padded = seconds_of(lambda: mapper(mixed), device, rounds=3)
+    print(f"mixed lengths: {sum(map(len, mixed)) / padded:.0f} frames a second")
     few = clips[: max(1, len(clips) // 4)]
     whole = seconds_of(lambda: exact(few), device, rounds=2) / len(few)
-    print(f"fp32 as PyTorch has it: {1 / whole:.1f} clips a second, {whole / (taken / len(clips)):.2f} times the cost")
+    print(f"fp32 (no TF32): {1 / whole:.1f} clips a second, {whole / (taken / len(clips)):.2f} times the cost, "
+          f"{flops / whole / single:.0%} of fp32's peak, {single / 1e12:.2f} TFLOP/s")  # fmt: skip
     own, theirs = ([E for E, _ in m(clips)] for m in (mapper, exact))
     pe = [
         [pe_scores(E, mask).pe_score or 0.0 for E, (_, mask) in zip(maps, made, strict=True)] for maps in (own, theirs)
@@ -138,9 +168,6 @@ def main() -> None:
     pixels = [np.concatenate([E.ravel() for E in maps]) for maps in (own, theirs)]
     print(f"agreement with fp32: PE Spearman {spearman(*map(np.array, pe)):.5f}, "
           f"pixels' correlation {np.corrcoef(pixels[0], pixels[1])[0, 1]:.6f}")  # fmt: skip
-    if device.type == "cuda":
-        print(f"peak memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB; "
-              f"GPU busy {busy_share(mapper, clips):.0%} of the time")  # fmt: skip
     batch = clips[: max(1, mapper.max_frames // arguments.frames)]
     print(f"torch.compile: {compiled_gain(mapper.model, batch, mapper.bf16):.2f} times as fast after warm-up")
 

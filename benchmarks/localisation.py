@@ -161,6 +161,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a model, with --world")
     parser.add_argument("--world", type=Path, help="the world it was trained on")
     arguments = parser.parse_args()
+    if (arguments.checkpoint is None) != (arguments.world is None):
+        parser.error("--checkpoint and --world go together: a model, and the world that it was trained on")
     console = Console(width=170)
     with tempfile.TemporaryDirectory() as name:
         if arguments.checkpoint is not None:

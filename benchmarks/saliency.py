@@ -3,7 +3,9 @@
     python -m benchmarks.saliency
     python -m benchmarks.saliency --architectures r3d_18 --seconds 30 --clips 2
 
-One thread. A time is the best of ``REPEATS`` runs, user and system time of the process; the ways take turns.
+GFLOP/s are by the operations that PyTorch counts in the direct convolutions' passes, beside what a large matrix product
+reaches here in fp32, and in bf16 where there are units for it. One thread. A time is the best of ``REPEATS`` runs, user
+and system time of the process; the ways take turns.
 """
 
 import argparse
@@ -19,13 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cpu_time import cpu_model
+from benchmarks.gpu import flops_a_clip
 from scoring.attribution import METHODS
 from scoring.saliency import CPU_FRAMES_A_BATCH, EngagementMapper
 from scoring.settings import MapConfig
-from training.models import EngagementModel, ModelSpec, for_inference, to_input
+from training.models import EngagementModel, ModelSpec, for_inference, has_bf16_units, to_input
 from training.networks import ARCHITECTURES
 
 REPEATS = 3
+MATRIX = 2048
 
 
 def compared(architecture: str, clips: list[np.ndarray]) -> Table:
@@ -69,14 +73,28 @@ def compared(architecture: str, clips: list[np.ndarray]) -> Table:
             way()
             spent[name] = min(spent[name], time.process_time() - started)
     seconds = sum(map(len, clips))
+    flops = len(clips) * flops_a_clip(direct, len(clips[0]))
     base, *_ = ways
     table = Table(title=f"{architecture}: {len(clips)} clips of {len(clips[0])} s, one thread")
-    for column in ("", "core-s a minute", "Captum / this", "correlation with Captum's"):
+    for column in ("", "core-s a minute", "Captum / this", "GFLOP/s", "correlation with Captum's"):
         table.add_column(column, justify="left" if not column else "right")
     for name in ways:
         agreement = float(np.corrcoef(maps[base], maps[name])[0, 1])
-        table.add_row(name, f"{spent[name] / seconds * 60:.2f}", f"{spent[base] / spent[name]:.2f}", f"{agreement:.6f}")
+        figures = (spent[name] / seconds * 60, spent[base] / spent[name])
+        speed = flops / spent[name] / 1e9
+        table.add_row(name, *[f"{figure:.2f}" for figure in figures], f"{speed:.0f}", f"{agreement:.6f}")
     return table
+
+
+def matrix_gflops(dtype: torch.dtype) -> float:
+    """GFLOP/s of a core in a large matrix product, the best of a few."""
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    spent = float("inf")
+    for _ in range(REPEATS):
+        started = time.process_time()
+        torch.mm(a, b)
+        spent = min(spent, time.process_time() - started)
+    return 2 * MATRIX**3 / spent / 1e9
 
 
 def main() -> None:
@@ -87,7 +105,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=120)
-    console.print(cpu_model())
+    kinds = [torch.float32] + [torch.bfloat16] * has_bf16_units(torch.device("cpu"))
+    reached = ", ".join(f"{str(kind).removeprefix('torch.')} {matrix_gflops(kind):.0f}" for kind in kinds)
+    console.print(f"{cpu_model()}; a matrix product reaches GFLOP/s of {reached}")
     rng = np.random.default_rng(0)
     for architecture in arguments.architectures:
         for seconds in arguments.seconds:

@@ -5,7 +5,7 @@ Kernel code: imports neither Ray nor MLflow.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ SHUFFLED = "shuffled"
 """figure: Spearman of E with that of a model trained on shuffled labels"""
 UNRELATED = 0.2
 """Spearman with the map of a model without learned weights: below this E is about what was learned (|rho|)."""
+ROUNDING = 1e-3
+"""standard deviations of the target: a prediction that moves by less has not moved"""
 RESAMPLES = 2000
 MIN_VIDEOS = 3
 """for an interval, and for a ranking"""
@@ -64,12 +66,17 @@ class Verdict:
     """One test of the maps, in words."""
 
     claim: str
-    passed: bool
+    outcome: Literal["passed", "failed", "undecided"]
+    """by the whole interval; undecided where it reaches across the limit, or where there is none"""
     figure: str
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.claim}: {self.figure}"
 
 
 def verdicts(evidence: Mapping[str, Any]) -> list[Verdict]:
-    """What can be said of evidence as of ``summed_up``; what was not tested is not there."""
+    """What can be said of evidence as of ``summed_up``; what was not tested, or only on videos that show nothing, is
+    not there."""
     said = {
         "deletion": "taking out what E marks moves the prediction further than taking out {}",
         "insertion": "putting back what E marks restores the prediction sooner than putting back {}",
@@ -78,23 +85,37 @@ def verdicts(evidence: Mapping[str, Any]) -> list[Verdict]:
     found = [
         Verdict(
             f"{said[gain['what']].format(others[gain['over']])} ({gain['infill']})",
-            gain["low"] is not None and gain["low"] > 0,
+            _outcome(gain, 0, np.inf),
             f"gain {in_words(gain)}",
         )
         for gain in evidence["gains"]
+        if gain["mean"] is not None
     ]
     for stage, alike in list(evidence["randomised_inside"].items())[-1:]:
-        claim = "with all weights drawn anew E is another map, so it is about what was learned"
-        figure = (
-            f"Spearman {in_words(alike)} inside the frame; with its border {in_words(evidence['randomised'][stage])}"
-        )
-        found.append(Verdict(claim, abs(alike["mean"]) < UNRELATED, figure))
+        if alike["mean"] is not None:
+            claim = "with all weights drawn anew E is another map, so it is about what was learned"
+            figure = (
+                f"Spearman {in_words(alike)} inside the frame, asked to lie within ±{UNRELATED} with its whole "
+                f"interval; with the border {in_words(evidence['randomised'][stage])}"
+            )
+            found.append(Verdict(claim, _outcome(alike, -UNRELATED, UNRELATED), figure))
     return found
+
+
+def _outcome(value: Interval, above: float, below: float) -> Literal["passed", "failed", "undecided"]:
+    low, high = value["low"], value["high"]
+    if low is None or high is None:
+        return "undecided"
+    if above < low and high < below:
+        return "passed"
+    return "failed" if high <= above or below <= low else "undecided"
 
 
 def in_words(value: Mapping[str, Any]) -> str:
     """An interval as text."""
     low, high = value["low"], value["high"]
+    if value["mean"] is None:
+        return "unknown"
     return f"{value['mean']:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 
@@ -124,12 +145,15 @@ def _curves(every: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _gains(curves: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Without the videos whose prediction nothing moves, such as black ones."""
     found = []
     for name, curve in curves.items():
         what, infill, over = name.split("/")
         if over != "E":
-            further = curves[f"{what}/{infill}/E"].mean(axis=1) - curve.mean(axis=1)
-            gain = further if what == "deletion" else -further
+            by_e = curves[f"{what}/{infill}/E"]
+            further = by_e.mean(axis=1) - curve.mean(axis=1)
+            gain = np.where(np.hstack([by_e, curve]).max(axis=1) > ROUNDING, further, np.nan)
+            gain = gain if what == "deletion" else -gain
             found.append({"what": what, "infill": infill, "over": over, **interval(gain)})
     return found
 

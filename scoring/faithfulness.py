@@ -3,8 +3,11 @@
 Kernel code: imports neither Ray nor MLflow.
 """
 
+import collections
 import copy
+import functools
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import av
@@ -57,7 +60,8 @@ class Examiner:
         -> a dictionary of figures for each clip: ``deletion/INFILL/ORDER/LEVEL`` and ``insertion/...`` as of
         ``perturbation_curves``; Spearman of E with another map: ``randomised/STAGE``, ``shuffled``, ``model/NUMBER``
         and, ``inside`` of the frame, ``randomised_inside/STAGE``, ``shuffled_inside``, ``model_inside/NUMBER``;
-        ``stability/CHANGE``; the PE score by E and by other models' E: ``pe/own``, ``pe/NUMBER``.
+        ``stability/CHANGE``, all NaN where a map is constant; the PE score by E and by other models' E: ``pe/own``,
+        ``pe/NUMBER``.
         """
         clips = [clip[: self.maps.window_frames] for clip in clips]
         products = [P if P is None else P[: self.maps.window_frames] for P in products]
@@ -67,12 +71,10 @@ class Examiner:
             curves = perturbation_curves(self.mapper.predict, clip, E, self.config)
             figures = {f"{name}/{level}": d for name, curve in curves.items() for level, d in enumerate(curve, 1)}
             found.append(figures | {f"stability/{name}": v for name, v in stability(self.mapper, clip, E).items()})
-        stages = [name for name, _ in self.model.network.named_children()]
-        for name, copied in randomised(self.model, self.config.faithfulness_seed):
-            if not self.config.brief or name == stages[0]:  # the last to be drawn anew
-                anew = self._mapper(copied)(clips)
-                self._compare(f"randomised/{name}", anew, maps, found)
-                self._compare(f"randomised_inside/{name}", anew, maps, found, inside)
+        for name, mapper in [self.all_anew] if self.config.brief else self._anew():
+            anew = mapper(clips)
+            self._compare(f"randomised/{name}", anew, maps, found)
+            self._compare(f"randomised_inside/{name}", anew, maps, found, inside)
         for name, mapper in self.compared.items():
             self._compare(name, theirs := mapper(clips), maps, found)
             kind, slash, number = name.partition("/")
@@ -81,6 +83,16 @@ class Examiner:
                 self._score(f"pe/{name.removeprefix('model/')}", [E for E, _ in theirs], products, found)
         self._score("pe/own", maps, products, found)
         return found
+
+    @functools.cached_property
+    def all_anew(self) -> tuple[str, EngagementMapper]:
+        """The last of ``_anew``, kept for every clip to come; all of them would take too much memory."""
+        (last,) = collections.deque(randomised(self.model, self.config.faithfulness_seed), maxlen=1)
+        return last[0], self._mapper(last[1])
+
+    def _anew(self) -> Iterator[tuple[str, EngagementMapper]]:
+        for name, copied in randomised(self.model, self.config.faithfulness_seed):
+            yield name, self._mapper(copied)
 
     def _mapper(self, model: EngagementModel) -> EngagementMapper:
         return EngagementMapper(for_inference(copy.deepcopy(model)), self.device, self.maps)
@@ -188,24 +200,27 @@ def inside(E: np.ndarray) -> np.ndarray:
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman of two maps over pixels and seconds; 0 where one of them is constant."""
+    """Spearman of two maps over pixels and seconds; NaN where one of them is constant, which says nothing."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
+        return math.nan
     return float(scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic)
 
 
 def reencoded(clip: np.ndarray, crf: int = REENCODED_CRF) -> np.ndarray:
-    """uint8 (S, H, W, 3), H and W even, through H.264 and back."""
+    """uint8 (S, H, W, 3) through H.264 and back."""
     file = io.BytesIO()
+    rows, columns = clip.shape[1:3]
+    even = np.pad(clip, ((0, 0), (0, rows % 2), (0, columns % 2), (0, 0)), "edge")  # half as many rows of colours
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=1, options={"crf": str(crf)})
-        stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
-        for frame in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+        stream.height, stream.width, stream.pix_fmt = *even.shape[1:3], "yuv420p"
+        for frame in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())
     file.seek(0)
     with av.open(file) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.ascontiguousarray(np.stack(frames)[:, :rows, :columns])
 
 
 def _orders(E: np.ndarray, cells: np.ndarray, config: FaithfulnessConfig) -> Iterator[tuple[str, np.ndarray]]:

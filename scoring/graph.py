@@ -4,12 +4,14 @@ Errors are values in the row: whatever happens to a video, one row leaves every 
 """
 
 import dataclasses
+import functools
+import logging
 import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,11 @@ from scoring.output import TALLY, Sink
 from scoring.prepare import FingerprintOf, Request
 from scoring.rows import EXAMINED, PREPARED, Provenance, ScoreRow, failed_row, prepared_row, product_map, score_row
 from scoring.settings import BRIEF, FaithfulnessConfig, MapConfig, ProductConfig, VideoLimits
+
+if TYPE_CHECKING:
+    from scoring.faithfulness import Examiner
+
+log = logging.getLogger(__name__)
 
 EXAMINATION_CORE_S = "core_s"
 """among the figures of an examined video"""
@@ -325,17 +332,22 @@ class EngageActor:
                 results[i] = dataclasses.replace(results[i], figures=self._examined(row))
         return results
 
-    def _examined(self, row: dict[str, Any]) -> dict[str, float]:
-        """Figures of how far the video's map can be trusted; none where that fails, which must not cost its score."""
+    @functools.cached_property
+    def examine(self) -> "Examiner":
+        """Made where a video of the sample comes by, which few actors see."""
         from scoring.faithfulness import Examiner
         from training.models import load_checkpoint
 
+        return Examiner(load_checkpoint(self.checkpoint), self.device, self.mapper.config, BRIEF)
+
+    def _examined(self, row: dict[str, Any]) -> dict[str, float]:
+        """Figures of how far the video's map can be trusted; none where that fails, which must not cost its score."""
         size, started = self.mapper.model.spec.input_size, time.process_time()
         try:
-            examine = Examiner(load_checkpoint(self.checkpoint), self.device, self.mapper.config, BRIEF)
-            (figures,) = examine([clip_of(row, size)], [product_map(row, size)])
-        except (RuntimeError, MemoryError, ValueError) as error:
+            (figures,) = self.examine([clip_of(row, size)], [product_map(row, size)])
+        except Exception as error:
             end_where_device_is_lost(error)
+            log.warning("the map of video %s could not be examined: %r", row["video_id"], error)
             return {}
         return figures | {EXAMINATION_CORE_S: time.process_time() - started}
 
@@ -389,7 +401,7 @@ class ExamineActor:
             return named | {"problem": f"{row['error_code']}: {row['error_message']}"}
         try:
             (figures,) = self.examine([clip_of(row, self.size)], [product_map(row, self.size)])
-        except (RuntimeError, MemoryError, ValueError) as error:
+        except Exception as error:  # of whatever library: it must not end the job
             end_where_device_is_lost(error)
             return named | {"problem": f"{ErrorCode.INTERNAL}: {str(error).splitlines()[0] if str(error) else error!r}"}
         return named | {"figures": figures}

@@ -7,10 +7,11 @@ import collections
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scoring.attribution import METHODS, Maps, gaussian_blurred, predicted
@@ -21,7 +22,9 @@ from training.models import EngagementModel, has_bf16_units, to_input
 log = logging.getLogger(__name__)
 
 BF16_MIN_CORRELATION = 0.999
-"""Autocast is used only where its map correlates this well with fp32's on the device at hand."""
+"""Autocast is used only where its maps, meaned over cells, correlate this well with fp32's on the device at hand."""
+CELLS = 7
+"""a side of the frame; a cell is as large as the smallest product that is found, 2% of the frame"""
 CPU_FRAMES_A_BATCH = 32
 """Larger batches leave a CPU's caches and cost more a frame."""
 GPU_FRAMES_A_BATCH = 1024
@@ -30,13 +33,17 @@ PROBE_FRAMES = 16
 MAX_PADDING = 1.25
 OVERLAP = 0.25
 
+Work = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
+"""clips uint8 (B, S, H, W, 3) and their lengths, where they differ -> results of B rows"""
+
 
 def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapConfig = "gradient") -> np.ndarray:
     """E of one clip.
 
     clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled; a frame of one colour
     gets 0. method: a name of ``scoring.attribution.METHODS``, for the map as its authors have it, or all settings. A
-    model in training mode is used as at inference and left as it was.
+    model in training mode is used as at inference and left as it was. Every call readies the model anew; for many
+    clips use an ``EngagementMapper``.
     Raises ValueError for a method that does not exist (naming those that do), for a misshapen clip, and for a model
     that cannot be explained (``check_model``).
     """
@@ -99,8 +106,8 @@ class EngagementMapper:
     def __call__(self, clips: Sequence[np.ndarray]) -> list[tuple[np.ndarray, float]]:
         """uint8 (S_i, H, W, 3) each, of any lengths -> E float32 (S_i, H, W), >= 0, unscaled, and log1p(target).
 
-        What a clip shares a batch with cannot change its result. Raises ValueError for a misshapen clip; what torch
-        raises where not even one window fits into memory.
+        What a clip shares a batch with cannot change its result beyond rounding. Raises ValueError for a misshapen
+        clip; what torch raises where not even one window fits into memory.
         """
         size = self.model.spec.input_size
         for clip in clips:
@@ -108,29 +115,37 @@ class EngagementMapper:
                 raise ValueError(f"clip is {clip.dtype} {clip.shape}, expected uint8 (S, {size}, {size}, 3), S > 0")
         windows = [part for i, clip in enumerate(clips) for part in windows_of(i, len(clip), self.config.window_frames)]
         blended = [Blended(clip.shape[:3]) for clip in clips]
-        for window, E, prediction in self._mapped(windows, clips):
-            blended[window.clip].add(window, E, prediction)
-        return [(b.E, self.model.to_log_engagement(b.prediction)) for b in blended]
+        for window, (E, prediction) in self._each(windows, clips, self._maps):
+            blended[window.clip].add(window, E[: len(window)], float(prediction))
+        return [(b.finished(), self.model.to_log_engagement(b.prediction)) for b in blended]
 
     def predict(self, clips: Sequence[np.ndarray]) -> list[float]:
         """The predictions alone, in standard deviations of log1p(target), without a map's cost; clips as for a call."""
         found = [0.0] * len(clips)
-        for batch in batches_of_similar_length([Window(i, 0, len(c)) for i, c in enumerate(clips)], self.max_frames):
-            pixels, lengths = self._padded([clips[w.clip] for w in batch])
-            values = predicted(self.model, to_input(pixels), lengths, self._autocast(self.bf16))
-            for window, value in zip(batch, values.tolist(), strict=True):
-                found[window.clip] = value
+        windows = [Window(i, 0, len(clip)) for i, clip in enumerate(clips)]
+        for window, (prediction,) in self._each(windows, clips, self._predictions):
+            found[window.clip] = float(prediction)
         return found
 
-    def _mapped(self, windows: list[Window], clips: Sequence[np.ndarray]) -> Iterator[tuple[Window, np.ndarray, float]]:
-        """Each window's E and prediction; while one batch's are read, the device works on the next."""
+    def _maps(self, pixels: Tensor, lengths: Tensor | None) -> Maps:
+        method = METHODS[self.config.method]
+        maps, predictions = method(self.model, pixels, lengths, self._autocast(self.bf16), self.config)
+        return finished(maps, pixels, lengths, self.config), predictions
+
+    def _predictions(self, pixels: Tensor, lengths: Tensor | None) -> tuple[Tensor]:
+        return (predicted(self.model, to_input(pixels), lengths, self._autocast(self.bf16)),)
+
+    def _each(
+        self, windows: list[Window], clips: Sequence[np.ndarray], work: Work
+    ) -> Iterator[tuple[Window, tuple[np.ndarray, ...]]]:
+        """What work says of each window; while one batch's results are read, the device works on the next."""
         left = collections.deque(batches_of_similar_length(windows, self.max_frames))
-        running: collections.deque[tuple[list[Window], Maps, torch.cuda.Event | None]] = collections.deque()
+        running: collections.deque[tuple[list[Window], tuple[Tensor, ...], torch.Event | None]] = collections.deque()
         while left or running:
             if left:
                 batch = left.popleft()
                 try:
-                    running.append((batch, *self._started([clips[w.clip][w.start : w.stop] for w in batch])))
+                    running.append((batch, *self._started([clips[w.clip][w.start : w.stop] for w in batch], work)))
                 except RuntimeError as error:
                     if not says_out_of_memory(error) or len(batch) == 1:
                         raise
@@ -141,27 +156,19 @@ class EngagementMapper:
                     left = collections.deque(batches_of_similar_length([w for b in left for w in b], self.max_frames))
                     continue
             if len(running) > 1 or not left:
-                batch, (maps, predictions), done = running.popleft()
+                batch, results, done = running.popleft()
                 if done is not None:
                     done.synchronize()
-                for window, E, prediction in zip(batch, maps.numpy(), predictions.tolist(), strict=True):
-                    yield window, E[: len(window)], prediction
+                yield from zip(batch, zip(*(result.numpy() for result in results), strict=True), strict=True)
 
-    def _started(self, clips: list[np.ndarray]) -> tuple[Maps, torch.cuda.Event | None]:
-        """Maps and predictions in the host's memory, there once the event has come."""
-        pixels, lengths = self._padded(clips)
-        maps, predictions = METHODS[self.config.method](
-            self.model, pixels, lengths, self._autocast(self.bf16), self.config
-        )
-        maps = finished(maps, pixels, lengths, self.config)
+    def _started(self, clips: list[np.ndarray], work: Work) -> tuple[tuple[Tensor, ...], torch.Event | None]:
+        """work's results in the host's memory, there once the event has come."""
+        with full_fp32():
+            results = work(*self._padded(clips))
         if self.device.type == "cpu":
-            return (maps, predictions), None
-        here = (torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
-                for t in (maps, predictions))  # fmt: skip
-        maps, predictions = here
-        done = torch.cuda.Event()
-        done.record()
-        return (maps, predictions), done
+            return results, None
+        here = tuple(torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in results)
+        return here, torch.cuda.current_stream(self.device).record_event()
 
     def _padded(self, clips: list[np.ndarray]) -> tuple[Tensor, Tensor | None]:
         """uint8 (B, S, H, W, 3) on the device, and the clips' lengths where they differ."""
@@ -172,17 +179,21 @@ class EngagementMapper:
             padded[: len(clip)] = clip
         lengths = None
         if any(len(clip) < longest for clip in clips):
-            lengths = torch.tensor([len(clip) for clip in clips], device=self.device)
+            lengths = torch.tensor([len(clip) for clip in clips], pin_memory=pinned)
+            lengths = lengths.to(self.device, non_blocking=True)
         return batch.to(self.device, non_blocking=True), lengths
 
     def _autocast(self, enabled: bool) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _bf16_agrees(self) -> bool:
-        clips, gradient = _noise(self.model, 2, 8), METHODS["gradient"]
-        exact, _ = gradient(self.model, clips, None, self._autocast(False), self.config)
-        fast, _ = gradient(self.model, clips, None, self._autocast(True), self.config)
-        correlation = torch.corrcoef(torch.stack([exact.flatten(), fast.flatten()]))[0, 1].item()
+        """By what PE asks of maps: how much lies on areas of a product's size, on footage."""
+        clips, found = _footage(self.model, 4, 4), []
+        with full_fp32():
+            for bf16 in (False, True):
+                maps, _ = METHODS["gradient"](self.model, clips, None, self._autocast(bf16), self.config)
+                found.append(F.adaptive_avg_pool2d(maps, CELLS).flatten())
+        correlation = torch.corrcoef(torch.stack(found))[0, 1].item()
         if not correlation >= BF16_MIN_CORRELATION:
             log.warning("bf16 maps correlate %.4f with fp32 on %s: staying with fp32", correlation, self.device)
             return False
@@ -191,11 +202,11 @@ class EngagementMapper:
     def _frames_that_fit(self) -> int:
         """Frames a batch that take ``MEMORY_SHARE`` of what the GPU has left, by what one clip takes."""
         clip = np.zeros((PROBE_FRAMES, *[self.model.spec.input_size] * 2, 3), np.uint8)
-        self._started([clip])
+        self._started([clip], self._maps)
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        self._started([clip])
+        self._started([clip], self._maps)
         torch.cuda.synchronize(self.device)
         a_frame = (torch.cuda.max_memory_allocated(self.device) - before) / PROBE_FRAMES
         torch.cuda.empty_cache()
@@ -224,10 +235,11 @@ class Blended:
         self.weights[part] += weights
         self.parts.append((part, weights, prediction))
 
-    @property
-    def E(self) -> np.ndarray:
+    def finished(self) -> np.ndarray:
+        """E, in the memory of the sum: nothing can be added afterwards."""
         assert self.total is not None
-        return self.total / self.weights[:, None, None]
+        self.total /= self.weights[:, None, None]
+        return self.total
 
     @property
     def prediction(self) -> float:
@@ -271,11 +283,35 @@ def batches_of_similar_length(windows: Sequence[Window], max_frames: int) -> Ite
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """torch says so of a CPU in a RuntimeError's text."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "memory" in str(error).lower()
+    """torch says so of a CPU in a RuntimeError's text alone; an illegal memory access is something else."""
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(part in str(error).lower() for part in said)
+
+
+@contextlib.contextmanager
+def full_fp32() -> Iterator[None]:
+    """fp32 with all of its bits, where GPUs would take TF32 for convolutions and were told to for matrix products."""
+    settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [setting.allow_tf32 for setting in settings]
+    try:
+        for setting in settings:
+            setting.allow_tf32 = False
+        yield
+    finally:
+        for setting, allowed in zip(settings, before, strict=True):
+            setting.allow_tf32 = allowed
 
 
 def _noise(model: EngagementModel, clips: int, frames: int) -> Tensor:
     size, seeded = model.spec.input_size, torch.Generator().manual_seed(0)
     noise = torch.randint(256, (clips, frames, size, size, 3), dtype=torch.uint8, generator=seeded)
     return noise.to(model.mean.device)
+
+
+def _footage(model: EngagementModel, clips: int, frames: int) -> Tensor:
+    """Smooth shapes of which every second shows others a little."""
+    size, coarse = model.spec.input_size, 8
+    shapes = torch.rand(clips, frames, 3, coarse, coarse, generator=torch.Generator().manual_seed(0))
+    seconds = shapes[:, :1] + (shapes - 0.5) / 2
+    smooth = F.interpolate(seconds.flatten(0, 1), (size, size), mode="bicubic").clamp(0, 1).mul(255).byte()
+    return smooth.unflatten(0, (clips, frames)).permute(0, 1, 3, 4, 2).contiguous().to(model.mean.device)

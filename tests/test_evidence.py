@@ -43,18 +43,40 @@ def test_figures_are_means_with_their_intervals():
 def test_verdicts_pass_where_the_interval_says_so():
     by_claim = {verdict.claim: verdict for verdict in verdicts(summed_up(examined()))}
     assert len(by_claim) == 3
-    passed = [claim for claim, verdict in by_claim.items() if verdict.passed]
+    passed = [claim for claim, verdict in by_claim.items() if verdict.outcome == "passed"]
     assert any("taking out" in claim for claim in passed)
     assert any("weights drawn anew" in claim for claim in passed)
     assert not any("putting back" in claim for claim in passed)
     alike = [figures | {"randomised_inside/stem": 0.5} for figures in examined()]
-    assert not verdicts(summed_up(alike))[-1].passed
+    assert verdicts(summed_up(alike))[-1].outcome == "failed"
+    worse = [figures | {"deletion/blur/E/1": -3.0} for figures in examined()]
+    assert verdicts(summed_up(worse))[0].outcome == "failed"
+
+
+def test_an_interval_across_the_limit_decides_nothing_whatever_its_mean():
+    near = [figures | {"randomised_inside/stem": 0.4 * (i % 2)} for i, figures in enumerate(examined(8))]
+    verdict = verdicts(summed_up(near))[-1]
+    assert verdict.outcome == "undecided"
+    assert "0.20" in verdict.figure
+    assert "whole interval" in verdict.figure
+
+
+def test_videos_that_show_nothing_are_no_evidence():
+    nothing = {"deletion/blur/E/1": 2e-7, "deletion/blur/random/1": 1e-7, "insertion/blur/E/1": 0.0,
+               "insertion/blur/random/1": 1e-7, "randomised/stem": np.nan, "randomised_inside/stem": np.nan,
+               "stability/mirrored": np.nan}  # fmt: skip
+    evidence = summed_up([nothing] * 8)
+    assert verdicts(evidence) == []
+    assert in_words(evidence["stability"]["mirrored"]) == "unknown"
+    mixed, seen = summed_up([nothing, *examined()]), summed_up(examined())
+    assert mixed["gains"] == seen["gains"]
+    assert mixed["randomised_inside"]["stem"] == seen["randomised_inside"]["stem"]
 
 
 def test_two_videos_give_no_interval_and_pass_nothing_that_needs_one():
     evidence = summed_up(examined(2))
     assert evidence["gains"][0]["low"] is None
-    assert [verdict.passed for verdict in verdicts(evidence)][:2] == [False, False]
+    assert {verdict.outcome for verdict in verdicts(evidence)} == {"undecided"}
     assert "to" not in in_words(evidence["gains"][0])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from scoring.evidence import summed_up, verdicts
 from scoring.faithfulness import (
     Examiner,
     alike,
@@ -120,6 +121,13 @@ def test_encoding_again_keeps_size_and_content():
     assert 0 < np.abs(again.astype(int) - clip).mean() < 8
 
 
+def test_frames_of_an_odd_size_are_encoded_again():
+    clip = textured()[:, :31, :29]
+    again = reencoded(clip)
+    assert again.shape == clip.shape
+    assert np.abs(again.astype(int) - clip).mean() < 80
+
+
 def test_predictions_alone_are_those_beside_maps():
     mapper = EngagementMapper(for_inference(network()))
     clips = [textured(seconds, seconds) for seconds in (2, 5, 3)]
@@ -137,7 +145,7 @@ def test_alike_is_a_rank_correlation():
     a = np.random.default_rng(0).random((2, 4, 4))
     assert alike(a, a**3) == pytest.approx(1)
     assert alike(a, -a) == pytest.approx(-1)
-    assert alike(a, np.zeros_like(a)) == 0
+    assert np.isnan(alike(a, np.zeros_like(a)))  # says nothing, so it is no proof of another map
 
 
 @pytest.mark.parametrize("brief", [False, True])
@@ -167,3 +175,17 @@ def test_an_examination_of_clips(brief: bool):
     assert set(second) == {name for name in first if not name.startswith("pe/")}  # nothing is known of its product
     (alone,) = examine(clips[1:], [None])
     assert second == pytest.approx(alone, abs=1e-3)
+
+
+def test_black_clips_prove_nothing():
+    examine = Examiner(network(), "cpu", MapConfig(), FaithfulnessConfig(8, 3, 1, brief=True))
+    evidence = summed_up(examine([np.zeros((3, SIZE, SIZE, 3), np.uint8)] * 3, [None] * 3))
+    assert verdicts(evidence) == []
+    assert evidence["randomised_inside"]["stem"]["mean"] is None
+
+
+def test_a_brief_examiner_draws_weights_once_for_all_clips(monkeypatch: pytest.MonkeyPatch):
+    examine = Examiner(network(), "cpu", MapConfig(), FaithfulnessConfig(8, 3, 1, brief=True))
+    first = examine([textured()], [None])
+    monkeypatch.setattr("scoring.faithfulness.randomised", lambda *given: pytest.fail("drawn again"))
+    assert examine([textured()], [None]) == first

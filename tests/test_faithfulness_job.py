@@ -1,10 +1,14 @@
 """jobs.faithfulness on a real local Ray, and what it refuses."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +18,7 @@ from mlflow import MlflowClient
 
 from catalog.errors import Refused
 from jobs.faithfulness import ExaminationConfig, main
+from scoring.graph import EngageActor, ExamineActor
 from scoring.settings import FaithfulnessConfig
 from tracking.names import FAITHFULNESS_RUNS
 from training.models import EngagementModel, ModelSpec, save_checkpoint
@@ -108,11 +113,12 @@ def test_models_of_another_size_cannot_be_compared(catalogue: Catalogue, tmp_pat
         )
 
 
-def test_a_model_without_weights_that_are_numbers_is_refused(catalogue: Catalogue, tmp_path: Path):
+@pytest.mark.parametrize(("weight", "says"), [(np.nan, "weights are no numbers"), (0.0, "the same whatever it is")])
+def test_a_model_that_cannot_be_explained_is_refused(catalogue: Catalogue, tmp_path: Path, weight: float, says: str):
     broken = EngagementModel(ModelSpec(architecture="r3d_18_w16", input_size=64))
-    broken.network.fc.weight.data.fill_(np.nan)  # pyright: ignore
+    broken.network.fc.weight.data.fill_(weight)  # pyright: ignore
     save_checkpoint(broken, tmp_path / "broken.pt")
-    with pytest.raises(Refused, match="weights are no numbers"):
+    with pytest.raises(Refused, match=says):
         main(
             ExaminationConfig(
                 videos=f"{catalogue.folder}/videos.parquet",
@@ -120,3 +126,19 @@ def test_a_model_without_weights_that_are_numbers_is_refused(catalogue: Catalogu
                 output=str(tmp_path / "out"),
             )
         )
+
+
+def test_an_examination_that_fails_in_any_library_costs_neither_score_nor_job(caplog: pytest.LogCaptureFixture):
+    def fail(clips: Any, products: Any) -> Any:
+        raise av.error.ExternalError(1, "no H.264 of 113 pixels")
+
+    row = {"video_id": "v7", "product_id": None, "error_code": None, "clip": bytes(2 * 8 * 8 * 3), "outlines": None}
+    scoring, examining = (kind.__new__(kind) for kind in (EngageActor, ExamineActor))
+    scoring.mapper = SimpleNamespace(model=SimpleNamespace(spec=SimpleNamespace(input_size=8)))  # pyright: ignore
+    examining.size = 8
+    scoring.examine = examining.examine = fail  # pyright: ignore
+    with caplog.at_level(logging.WARNING):
+        assert scoring._examined(row) == {}
+    assert "v7" in caplog.text
+    assert "no H.264 of 113 pixels" in caplog.text
+    assert "no H.264 of 113 pixels" in examining._examined(row)["problem"]

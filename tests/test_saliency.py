@@ -1,6 +1,7 @@
 """E is the prediction's gradient: against finite differences, Captum and answers worked out by hand."""
 
 import itertools
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +9,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
 from torch import Tensor, nn
 
 from scoring.attribution import METHODS, class_activations, enlarged, gaussian_blurred, seeded_noise
-from scoring.saliency import EngagementMapper, engagement_map, windows_of
+from scoring.attribution import predicted as predicted_alone
+from scoring.saliency import (
+    GPU_FRAMES_A_BATCH,
+    PROBE_FRAMES,
+    EngagementMapper,
+    engagement_map,
+    says_out_of_memory,
+    windows_of,
+)
 from scoring.settings import MapConfig
 from training.models import EngagementModel, ModelSpec, for_inference, has_bf16_units, to_input
 
@@ -204,6 +214,46 @@ def test_bf16_is_used_only_where_its_maps_agree_with_fp32():
     assert EngagementMapper(Weighted(weights)).bf16 is has_bf16_units(torch.device("cpu"))  # pyright: ignore
 
 
+def test_a_real_network_in_bf16_keeps_the_map_over_cells_and_all_bits_of_the_prediction(monkeypatch):
+    monkeypatch.setattr("scoring.saliency.has_bf16_units", lambda device: True)
+    clips = [noise(3, seed) for seed in range(2)]
+    untrained = EngagementMapper(for_inference(small_model()))
+    assert not untrained.bf16  # its maps have no shape beyond rounding
+    monkeypatch.setattr("scoring.saliency.BF16_MIN_CORRELATION", 0.99)
+    mapper = EngagementMapper(for_inference(small_model()))
+    assert mapper.bf16
+    for (E, prediction), (own, predicted) in zip(mapper(clips), untrained(clips), strict=True):
+        cells = [F.adaptive_avg_pool2d(torch.from_numpy(of), 4).numpy() for of in (E, own)]
+        assert 0.98 < alike(*cells) < 1 - 1e-7
+        assert prediction == pytest.approx(predicted, abs=0.05)
+    predictions = torch.tensor(mapper.predict(clips))
+    assert not torch.equal(predictions, predictions.bfloat16().float())
+
+
+@pytest.mark.parametrize("architecture", ["r3d_18_w16", "frame_conv3d"])
+def test_heads_stay_in_fp32_under_autocast(architecture: str):
+    torch.manual_seed(0)
+    model = EngagementModel(ModelSpec(architecture=architecture, input_size=SIZE)).eval()
+    torch.nn.init.normal_(model.network.fc.weight, std=0.3)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = model(torch.rand(2, 3, 2, SIZE, SIZE), torch.tensor([2, 1]))
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_fp32_is_no_tf32_while_maps_are_made(monkeypatch: pytest.MonkeyPatch):
+    def looked_at(model, clips, *rest):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return gradient(model, clips, *rest)
+
+    seen, gradient, before = [], METHODS["gradient"], torch.backends.cudnn.allow_tf32
+    mapper = EngagementMapper(small_model(), exact=True)
+    monkeypatch.setitem(METHODS, "gradient", looked_at)
+    mapper([noise(2)])
+    assert seen == [(False, False)]
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
 def test_smoothgrad_is_captums_saliency_of_noisy_copies_averaged():
     model, clip = small_model().eval(), noise(3)
     pixels = to_input(torch.from_numpy(clip[None]))
@@ -362,6 +412,87 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.Mon
     assert "out of memory at 28 frames a batch" in caplog.text
     with pytest.raises(torch.OutOfMemoryError):
         mapper([noise(11)])
+
+
+def test_predictions_alone_are_halved_too(monkeypatch: pytest.MonkeyPatch):
+    def small_memory(model, pixels, *rest):
+        if pixels.shape[0] * pixels.shape[2] > 10:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return predicted_alone(model, pixels, *rest)
+
+    clips = [noise(4, seed) for seed in range(5)]
+    mapper = EngagementMapper(for_inference(small_model()))
+    expected = mapper.predict(clips)
+    monkeypatch.setattr("scoring.saliency.predicted", small_memory)
+    assert mapper.predict(clips) == pytest.approx(expected, abs=1e-4)
+    assert mapper.max_frames <= 12
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_only_what_says_out_of_memory_is_taken_for_it(error: BaseException, is_memory: bool):
+    assert says_out_of_memory(error) is is_memory
+
+
+@pytest.mark.parametrize(("free_mb", "frames"), [(1000, 400), (1, PROBE_FRAMES), (1_000_000, GPU_FRAMES_A_BATCH)])
+def test_a_gpus_batch_takes_the_share_of_free_memory_that_a_probe_says(
+    free_mb: int, frames: int, monkeypatch: pytest.MonkeyPatch
+):
+    mapper = EngagementMapper(for_inference(small_model()))
+    stand_ins = {
+        "memory_allocated": lambda device: 100 * 2**20,
+        "max_memory_allocated": lambda device: (100 + 2 * PROBE_FRAMES) * 2**20,  # 2 MB a frame
+        "mem_get_info": lambda device: (free_mb * 2**20, 0),
+        "synchronize": lambda device: None,
+        "reset_peak_memory_stats": lambda device: None,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    assert mapper._frames_that_fit() == frames
+
+
+class Remembering(Attentive):
+    """prediction = the mean square of what three frames on either side make together, so a window's ends lack some."""
+
+    def forward(self, clips: Tensor, lengths: Tensor | None = None) -> Tensor:
+        over_time = F.conv3d(clips.mean(dim=1, keepdim=True), torch.full((1, 1, 7, 1, 1), 1 / 7), padding=(3, 0, 0))
+        return over_time.square().mean(dim=(1, 2, 3, 4))
+
+
+def test_windows_of_a_network_that_looks_across_time_fade_into_one_another():
+    shown, frames = np.full((150, SIZE, SIZE, 3), 128, np.uint8), 32
+    shown[:, 0, 0] = 0  # no frame of one colour
+    (whole, _), (windowed, _) = (
+        EngagementMapper(Remembering(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=n))([shown])[0]  # pyright: ignore
+        for n in (150, frames)
+    )
+    ratio = windowed[:, 8, 8] / whole[:, 8, 8] * frames / 150
+    inner = ratio[6:-6]
+    assert np.abs(inner - 1).max() < 0.12  # a window's first and last frame alone are 0.4 off
+    assert np.abs(np.diff(inner)).max() < 0.08
+    assert np.median(np.abs(inner - 1)) < 1e-5
+
+
+def test_what_a_long_video_takes_beside_its_map_does_not_grow_with_it():
+    mapper = EngagementMapper(Attentive(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=32))  # pyright: ignore
+    beside = []
+    for frames in (200, 2000):
+        clip = noise(frames)
+        tracemalloc.start()
+        try:
+            ((E, _),) = mapper([clip])
+            beside.append(tracemalloc.get_traced_memory()[1] - E.nbytes)
+        finally:
+            tracemalloc.stop()
+    assert beside[1] < beside[0] + E.nbytes / 4  # numpy's; torch holds a batch at a time
 
 
 def test_blur_keeps_what_is_even_and_looks_at_no_padding():

@@ -95,7 +95,8 @@ def for_inference(model: EngagementModel) -> EngagementModel:
 def has_bf16_units(device: torch.device) -> bool:
     """Whether bf16 is faster there than fp32: emulation, as by CPUs with AVX2 alone, is slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # which that question is about
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

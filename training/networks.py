@@ -112,7 +112,8 @@ class VideoResNet(nn.Module):
         x, lengths = convolved(self.stem, x, lengths)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x, lengths = convolved(layer, x, lengths)
-        return self.fc(averaged(x, lengths))
+        with torch.autocast(x.device.type, enabled=False):  # of a prediction in bf16 8 bits would be left
+            return self.fc(averaged(x.to(self.fc.weight.dtype), lengths))
 
 
 class BasicBlock2d(nn.Module):
@@ -185,7 +186,8 @@ class FrameConv3d(nn.Module):
         maps, lengths = convolved(self.head, maps, lengths)
         if lengths is not None:
             maps = maps * real_frames(maps, lengths)  # none is below 0, so padding is no maximum
-        return self.fc(self.dense(maps.amax(dim=(2, 3, 4))))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.fc(self.dense(maps.amax(dim=(2, 3, 4)).to(self.fc.weight.dtype)))
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

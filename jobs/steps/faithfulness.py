@@ -202,7 +202,7 @@ def _metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
         figures |= {f"other_model/{i}/{name}": other[name]["mean"] for name in ("maps", "maps_inside")}
         if other["pe_ranking"]:
             figures[f"other_model/{i}/pe_ranking"] = other["pe_ranking"]["mean"]
-    return figures
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _figures_table(rows: list[dict[str, Any]]) -> bytes:

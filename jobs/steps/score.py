@@ -217,7 +217,7 @@ def _cache_of(config: ScoreConfig) -> str | None:
 
 def print_evidence(evidence: dict) -> None:
     for verdict in verdicts(evidence):
-        console.print(f"{'passed' if verdict.passed else 'FAILED'}: {verdict.claim}: {verdict.figure}")
+        console.print(str(verdict))
 
 
 def _exit_code(config: ScoreConfig, summary: dict) -> int:

@@ -82,7 +82,8 @@ def record(run: Run, config: ScoreConfig, model: registry.StoredModel, uri: str,
         return
     run.dictionary(dict(summary), "run.json")
     gains = (summary["faithfulness"] or {}).get("gains", ())
-    run.metrics({f"faithfulness/{g['what']}/{g['infill']}/gain_over_{g['over']}": g["mean"] for g in gains})
+    known = [gain for gain in gains if gain["mean"] is not None]
+    run.metrics({f"faithfulness/{g['what']}/{g['infill']}/gain_over_{g['over']}": g["mean"] for g in known})
     run.description(describe(config, model, uri, summary))
     if model.logged_model is not None:
         run.model_input(model.logged_model)
@@ -115,7 +116,7 @@ def describe(config: ScoreConfig, model: registry.StoredModel, uri: str, summary
 
 def verdict_lines(evidence: Mapping[str, Any]) -> list[str]:
     """Of the maps, as Markdown."""
-    return [f"- {'passed' if v.passed else '**failed**'}: {v.claim}: {v.figure}" for v in verdicts(evidence)]
+    return [f"- {verdict}" for verdict in verdicts(evidence)]
 
 
 def _log_pictures(run: Run, scored: ScoredFolder, limits: VideoLimits) -> None:
