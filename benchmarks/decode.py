@@ -6,6 +6,7 @@ Needs the real videos of ../shared/data. One thread each; a time is the best of 
 taking turns. Every file of the robustness part runs in its own child process with a time limit.
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -205,6 +206,7 @@ def measure_isolation(console: Console) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if not DATA.is_dir():
         sys.exit("benchmarks.decode needs the real videos of ../shared/data, which are not here")
     cv2.setNumThreads(1)
