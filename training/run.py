@@ -36,6 +36,8 @@ from training.targets import MIN_VIDEOS
 
 POLL_S = 0.5
 MIN_JUDGED, MIN_VALIDATION = 2, 3
+FITTED = ("video_id", "seconds", "label", "weight", "side")
+"""columns that ``fit`` needs of its examples"""
 
 Result = TypeVar("Result")
 
@@ -127,12 +129,13 @@ def fit(
     name: str,
     on_report: Callable[[dict[str, float]], None],
 ) -> Fitted:
-    """Train on the examples (video_id, seconds, label, weight, side) that are not held out and predict those that are.
+    """Train on the examples (FITTED) that are not held out and predict those that are.
 
     ``on_report`` is given every epoch's metrics (with ``epoch``) and, within an epoch, ``step`` of ``steps``.
     A run of this ``name`` under ``storage_uri`` that was cut off goes on after its last epoch, if it is one of the same
     settings, weights, videos and labels. Raises Diverged, or Broken where a worker cannot go on.
     """
+    examples = examples[list(FITTED)]
     training = examples[examples["side"] == TRAINING]
     labels = training["label"].to_numpy()
     spec = dataclasses.replace(spec, target_mean=float(labels.mean()), target_std=float(labels.std()) or 1.0)

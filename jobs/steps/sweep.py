@@ -37,7 +37,7 @@ from jobs.train import TrainConfig
 from tracking.names import TRAINING_RUNS
 from tracking.runs import Run, open_run
 from training.clips import Clips
-from training.run import Diverged, fit, forget, in_thread, run_folder
+from training.run import FITTED, Diverged, fit, forget, in_thread, run_folder
 from training.settings import LoopConfig
 
 SWEPT = ("architecture", *(field.name for field in dataclasses.fields(LoopConfig)))
@@ -160,7 +160,7 @@ def _tried(
 ) -> list[list[dict[str, float]]]:
     """The metrics of every attempt's epochs, by Ray Tune."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other way it prints tables in spite of verbose=0
-    judged_on = examples[["video_id", "label", "weight", "side"]]
+    judged_on = examples[list(FITTED)]
     trainable = ray.tune.with_parameters(_trial, attempts=attempts, clips=clips, examples=judged_on, scaling=scaling)
     with StallWatch(STALL_S) as watch:
         follower = Follower(attempts, parent, watch.alive)
