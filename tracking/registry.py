@@ -214,7 +214,7 @@ def promote(version: str, force: bool = False) -> None:
 def _objection(tags: dict[str, str], champion: str | None) -> str | None:
     """Why a version with these tags should not become the champion."""
     if tags.get("split", "").startswith("random"):
-        return "was judged on a random split: it has seen other videos of the same creators, which flatters it"
+        return "was judged on a random split: it has seen other videos of the same creators, which can flatter it"
     if BASELINE_GAIN_LOW not in tags:
         return "was never compared with models that need no video"
     if not float(tags[BASELINE_GAIN_LOW]) > 0:
