@@ -25,10 +25,10 @@ from jobs.command import parse
 from jobs.steps.workers import scaled
 from jobs.train import TrainConfig, main
 from tracking import registry
-from tracking.names import SCORING_RUNS
+from tracking.names import SCORING_RUNS, TRAINING_RUNS
 from tracking.runs import open_run
 from training.loop import augmented, training_batches
-from training.models import EngagementModel, ModelSpec, load_checkpoint, to_input
+from training.models import EngagementModel, ModelSpec, load_checkpoint, save_checkpoint, to_input
 from training.run import check_enough
 from training.settings import LoopConfig
 from training.splits import HELD_OUT, TRAINING
@@ -243,8 +243,15 @@ def test_two_workers_train_together_from_given_weights_on_clips_that_memory_does
     small_world: WorldPaths, tracked: dict[str, str], client: MlflowClient, tmp_path: Path
 ) -> None:
     torch.manual_seed(5)
-    given = EngagementModel(ModelSpec(architecture="r3d_18_w16")).network.state_dict()
+    model = EngagementModel(ModelSpec(architecture="r3d_18_w16"))
+    given = model.network.state_dict()
     torch.save(given, tmp_path / "kinetics.pt")
+    (tmp_path / "champion").mkdir()
+    save_checkpoint(model, tmp_path / "champion" / "model.pt")
+    with open_run(TRAINING_RUNS, "the champion's", {}) as run:
+        example = np.zeros((1, 4, 112, 112, 3), np.uint8)
+        champion = registry.register(run, tmp_path / "champion" / "model.pt", example, "log1p(shares)", {}, "a card")
+    client.set_registered_model_alias("pe-engagement", "champion", str(champion))
     flags = train(
         tracked, "--videos", str(small_world.videos), "--storage", str(tmp_path / "storage"), "--epochs", "2",
         "--workers", "2", "--init-weights", str(tmp_path / "kinetics.pt"), "--frozen-epochs", "1",
@@ -258,7 +265,6 @@ def test_two_workers_train_together_from_given_weights_on_clips_that_memory_does
     assert "2 workers, {'CPU': 1} each" in done.stdout
     held_out = int(re.findall(r"(\d+) held out", done.stdout)[0])
     assert f"{held_out} held-out videos of" in done.stdout  # judged on all, each worker's share gathered
-    champion = registry.version_with("champion")
     assert f"champion, version {champion}" in done.stdout
     tags = client.get_model_version_by_alias("pe-engagement", "challenger").tags
     assert tags["compared_with_version"] == champion
