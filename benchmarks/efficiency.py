@@ -30,9 +30,9 @@ from benchmarks.cpu_time import CoreTime, core_time_of, cpu_model
 from catalog.sampling import SamplingConfig
 from catalog.tables import read_products, read_videos
 from catalog.world import make_world
+from scoring.plan import images_of
 from scoring.prepare import Request, make_prepare
 from scoring.rows import prepared_row, score_row
-from scoring.run import images_of
 from scoring.settings import MapConfig, ProductConfig
 from tracking.names import PROJECT
 from training.models import EngagementModel, ModelSpec, for_inference, load_checkpoint, save_checkpoint

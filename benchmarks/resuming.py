@@ -19,8 +19,8 @@ from catalog.schemas import SCORES
 from jobs.command import resolved
 from jobs.score import ScoreConfig
 from scoring.output import OutputFolder
+from scoring.plan import Plan, plan_scoring
 from scoring.rows import Provenance
-from scoring.run import Plan, plan_scoring
 from tracking import registry
 
 BLOCK = 16

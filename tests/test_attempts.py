@@ -8,7 +8,7 @@ import scoring.attempts
 from catalog import storage
 from catalog.errors import Broken, ErrorCode, Stage, VideoError
 from scoring.attempts import MAX_TRIES, Attempts, StopSign
-from scoring.run import Tally, check_quarantine
+from scoring.tally import Tally, check_quarantine
 
 
 class Died(BaseException):

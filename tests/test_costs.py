@@ -12,7 +12,7 @@ from jobs.plan import PlanConfig
 from jobs.steps.plan import planned, print_plan
 from scoring.costs import MOST_POINTS, Machines, MeanCores, Pace, StageCosts, hourly, total_of
 from scoring.graph import Resources
-from scoring.run import Tally
+from scoring.tally import Tally
 
 STAGES = {"fetch": 0.5, "decode": 1.0, "locate": 2.0, "engage": 4.0}
 """core-seconds of a video, or of a minute of video"""

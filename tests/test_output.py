@@ -16,8 +16,10 @@ from catalog.errors import ErrorCode, Refused, Stage, VideoError
 from catalog.schemas import MAPS, SCORES, Status
 from jobs.score import ScoreConfig
 from scoring.output import OutputFolder, read_scores
+from scoring.plan import Plan, sampled
 from scoring.rows import Provenance, ScoreRow, failed_row
-from scoring.run import LostRowsError, Plan, Tally, finish, sampled, verify
+from scoring.run import LostRowsError, finish, verify
+from scoring.tally import Tally
 from tracking.registry import StoredModel
 
 CONFIG = {

@@ -16,8 +16,8 @@ from jobs.score import ScoreConfig
 from scoring.fingerprints import Images, fingerprints
 from scoring.graph import Resources
 from scoring.output import OutputFolder, read_scores
+from scoring.plan import Plan
 from scoring.rows import Provenance, ScoreRow
-from scoring.run import Plan
 from scoring.since import unchanged
 from tracking.registry import StoredModel
 from tracking.runs import Run

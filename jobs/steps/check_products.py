@@ -16,9 +16,9 @@ from catalog.isolation import IsolatedWorker
 from catalog.tables import read_products
 from jobs.check_products import CheckProductsConfig
 from jobs.command import DONE, TOO_MANY_FAILED, ProgressLog, StallWatch, console, print_config, ray_cluster, resolved
+from scoring.plan import images_of
 from scoring.prepare import Request
 from scoring.product_check import ImageReport
-from scoring.run import images_of
 
 EXAMPLES = 10
 BLOCK_ROWS = 64

@@ -32,7 +32,7 @@ from jobs.steps.score import EXAMINATION_S, print_evidence
 from jobs.steps.score_record import tags_of, title_of, verdict_lines
 from scoring.evidence import summed_up
 from scoring.graph import Images, Resources, examination_graph
-from scoring.run import catalogue_of, check_settings, explainable
+from scoring.plan import catalogue_of, check_settings, explainable
 from scoring.settings import FaithfulnessConfig
 from tracking import registry
 from tracking.names import FAITHFULNESS_RUNS

@@ -18,8 +18,9 @@ from scoring.attempts import Attempts
 from scoring.costs import Estimate, Machines, StageCosts, total_of
 from scoring.graph import Resources, build_graph, rows_a_block
 from scoring.output import CostsOnly
+from scoring.plan import catalogue_of, check_settings, explainable
 from scoring.rows import Provenance
-from scoring.run import Tally, catalogue_of, check_settings, explainable
+from scoring.tally import Tally
 from tracking import registry
 from tracking.runs import git_commit
 

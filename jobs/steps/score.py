@@ -35,8 +35,10 @@ from scoring.evidence import verdicts
 from scoring.fingerprints import Images
 from scoring.graph import Resources, rows_a_block
 from scoring.output import OutputFolder
+from scoring.plan import Plan, plan_scoring, remaining
 from scoring.rows import STAGES, Provenance
-from scoring.run import Plan, Tally, begin, doubled_rows, finish, mend, plan_scoring, remaining, run_scoring, verify
+from scoring.run import begin, doubled_rows, finish, mend, run_scoring, verify
+from scoring.tally import Tally
 from tracking import registry
 from tracking.names import SCORING_RUNS
 from tracking.runs import Run, git_commit, open_run

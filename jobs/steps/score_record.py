@@ -14,8 +14,8 @@ from jobs.score import ScoreConfig
 from jobs.steps.pages import PageMaker, figures_over
 from jobs.steps.scored import ScoredFolder
 from scoring.evidence import verdicts
-from scoring.run import Tally
 from scoring.settings import VideoLimits
+from scoring.tally import Tally
 from tracking import registry
 from tracking.runs import Run, table_name
 from views.report import once_each, ranked
