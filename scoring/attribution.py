@@ -3,7 +3,7 @@
 Each takes a model, clips uint8 (B, S, H, W, 3), ``lengths`` (B,) where frames after a clip's end are padding (None
 where none are), an autocast context for the network, and a ``MapConfig``; returns maps float32 (B, S, H, W), >= 0,
 unscaled, and predictions float32 (B,). What a clip shares a batch with does not matter. The pixel unit is the full
-range (0..1), the prediction's is one standard deviation of log1p(target).
+range (0..1), the prediction's is one standard deviation of log1p(target); maps of features have the prediction's alone.
 
 Kernel code: imports neither Ray nor MLflow.
 """
@@ -72,6 +72,17 @@ def integrated_gradients(
     return strongest(total * pixels), predicted(model, pixels, lengths, autocast)
 
 
+def layer_cam(
+    model: EngagementModel, clips: Tensor, lengths: Tensor | None, autocast: Autocast, config: MapConfig
+) -> Maps:
+    """LayerCAM (Jiang et al. 2021) of the first convolution's maps: what each of its features finds at a place, times
+    what more of that adds to the prediction; the sum of what raises it, brought to the clip's size. Nothing is
+    differentiated further back, so it costs less than the gradient."""
+    maps, slopes, predictions, _ = slopes_at(model.network.first_maps(), model, to_input(clips), lengths, autocast)  # pyright: ignore[reportCallIssue]
+    cams = maps.mul_(slopes).clamp_(min=0).sum(dim=1)
+    return torch.stack([enlarged(cam, clips.shape[1:4]) for cam in cams]), predictions
+
+
 def grad_cam(
     model: EngagementModel, clips: Tensor, lengths: Tensor | None, autocast: Autocast, config: MapConfig
 ) -> Maps:
@@ -102,6 +113,7 @@ def spectral_residual(
 
 
 METHODS: dict[str, Callable[..., Maps]] = {
+    "layer_cam": layer_cam,
     "gradient": gradient,
     "smoothgrad": smoothgrad,
     "grad_x_input": grad_x_input,
@@ -148,6 +160,20 @@ def class_activations(
     model: EngagementModel, pixels: Tensor, lengths: Tensor | None, autocast: Autocast
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Grad-CAM on the last maps' own grid, float32 (B, s, h, w), the predictions, and how many of the s are real."""
+    maps, slopes, predictions, left = slopes_at(model.network.last_maps(), model, pixels, lengths, autocast)  # pyright: ignore[reportCallIssue]
+    frames = left.tolist() if left is not None else [maps.shape[2]] * len(maps)
+    # a padded frame has no slope, but must not count either
+    real = torch.tensor(frames, device=maps.device)[:, None]
+    weights = slopes.mean(dim=(3, 4)).sum(dim=2) / real
+    cams = torch.einsum("bc,bcshw->bshw", weights, maps).relu()
+    return cams, predictions, frames
+
+
+def slopes_at(
+    module: nn.Module, model: EngagementModel, pixels: Tensor, lengths: Tensor | None, autocast: Autocast
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The maps that a module of the network puts out, d prediction / d map, both float32 (B, C, s, h, w), the
+    predictions, and of how many of the s frames each clip's maps are, where they differ."""
     kept: dict[str, Any] = {}
 
     def cut(module: nn.Module, given: Any, output: Any) -> Any:
@@ -156,8 +182,7 @@ def class_activations(
         kept["maps"], kept["lengths"] = maps.detach().requires_grad_(True), left
         return (kept["maps"], left) if isinstance(output, tuple) else kept["maps"]
 
-    last: nn.Module = model.network.last_maps()  # pyright: ignore[reportCallIssue]
-    handle = last.register_forward_hook(cut)
+    handle = module.register_forward_hook(cut)
     try:
         with torch.enable_grad(), autocast:
             predictions = model(pixels.detach(), lengths)
@@ -165,12 +190,9 @@ def class_activations(
     finally:
         handle.remove()
     maps, slopes = kept["maps"].detach().float(), slopes.float()
-    frames = kept["lengths"].tolist() if kept["lengths"] is not None else [maps.shape[2]] * len(maps)
-    # a padded frame has no slope, but must not count either
-    real = torch.tensor(frames, device=maps.device)[:, None]
-    weights = slopes.mean(dim=(3, 4)).sum(dim=2) / real
-    cams = torch.einsum("bc,bcshw->bshw", weights, maps).relu()
-    return cams, predictions.detach().float(), frames
+    if maps.dim() == 4:  # of frames one by one
+        maps, slopes = (x.unflatten(0, (len(pixels), -1)).transpose(1, 2) for x in (maps, slopes))
+    return maps, slopes, predictions.detach().float(), kept["lengths"]
 
 
 def enlarged(cam: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -37,7 +37,7 @@ Work = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 """clips uint8 (B, S, H, W, 3) and their lengths, where they differ -> results of B rows"""
 
 
-def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapConfig = "gradient") -> np.ndarray:
+def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapConfig = "layer_cam") -> np.ndarray:
     """E of one clip.
 
     clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled; a frame of one colour
@@ -83,8 +83,8 @@ class EngagementMapper:
     """Maps and predictions of many clips on one device, at the precision that is safe there.
 
     ``model`` should come through ``training.models.for_inference``; it is taken over: put into eval mode and, on
-    CPUs that stay with fp32, given cheaper convolutions. Weights must not change afterwards. config: without one, the
-    gradient as published. ``exact``: the model as it is, in its own precision.
+    CPUs that stay with fp32, given cheaper convolutions. Weights must not change afterwards. config: without one,
+    the default method's map unblurred. ``exact``: the model as it is, in its own precision.
     Raises ValueError for a method that does not exist and for a model that cannot be explained (``check_model``).
     """
 
@@ -188,10 +188,10 @@ class EngagementMapper:
 
     def _bf16_agrees(self) -> bool:
         """By what PE asks of maps: how much lies on areas of a product's size, on footage."""
-        clips, found = _footage(self.model, 4, 4), []
+        clips, found, method = _footage(self.model, 4, 4), [], METHODS[self.config.method]
         with full_fp32():
             for bf16 in (False, True):
-                maps, _ = METHODS["gradient"](self.model, clips, None, self._autocast(bf16), self.config)
+                maps, _ = method(self.model, clips, None, self._autocast(bf16), self.config)
                 found.append(F.adaptive_avg_pool2d(maps, CELLS).flatten())
         correlation = torch.corrcoef(torch.stack(found))[0, 1].item()
         if not correlation >= BF16_MIN_CORRELATION:

@@ -11,9 +11,9 @@ Order = Literal["table", "newest", "largest-reach", "random"]
 class MapConfig:
     """How the engagement map E is made."""
 
-    method: str = "gradient"
-    """gradient (as published), smoothgrad, grad_x_input, integrated_gradients, grad_cam, or spectral_residual, which
-    asks no model"""
+    method: str = "layer_cam"
+    """layer_cam, gradient (as published), smoothgrad, grad_x_input, integrated_gradients, grad_cam, or
+    spectral_residual, which asks no model"""
     smooth_pixels: float = 1.0
     """standard deviation of the Gaussian that E is blurred with in each second, pixels of the model's input; 0: E as
     published"""

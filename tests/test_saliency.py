@@ -1,7 +1,8 @@
-"""E is the prediction's gradient: against finite differences, Captum and answers worked out by hand."""
+"""E is what drives the prediction: against finite differences, Captum and answers worked out by hand."""
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, LayerGradientXActivation, Saliency
 from torch import Tensor, nn
 
 from scoring.attribution import METHODS, class_activations, enlarged, gaussian_blurred, seeded_noise
@@ -27,6 +28,7 @@ from scoring.settings import MapConfig
 from training.models import EngagementModel, ModelSpec, for_inference, has_bf16_units, to_input
 
 SIZE = 16
+PUBLISHED = MapConfig("gradient", smooth_pixels=0)
 
 
 def small_model(seed: int = 0) -> EngagementModel:
@@ -70,12 +72,12 @@ def test_linear_model_shows_its_largest_weight_of_each_pixel():
     expected = np.zeros((2, 4, 4), np.float32)
     expected[0, 1, 2], expected[1, 3, 0] = 2.0, 0.25
     clip = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(engagement_map(Weighted(weights), clip), expected)  # pyright: ignore
+    np.testing.assert_array_equal(engagement_map(Weighted(weights), clip, "gradient"), expected)  # pyright: ignore
 
 
 def test_map_equals_finite_differences():
     model, clip = small_model().double().eval(), noise(3)
-    engagement = engagement_map(model, clip)
+    engagement = engagement_map(model, clip, "gradient")
     pixels = to_input(torch.from_numpy(clip[None])).double()
     step = 1e-5
     rng = np.random.default_rng(1)
@@ -94,7 +96,7 @@ def test_map_equals_captums_saliency():
     pixels = to_input(torch.from_numpy(clip[None])).requires_grad_(True)
     expected = Saliency(model).attribute(pixels, abs=True).amax(dim=1)[0].numpy()
     assert expected.max() > 1e-4
-    np.testing.assert_allclose(engagement_map(model, clip), expected, rtol=1e-5, atol=1e-5 * expected.max())
+    np.testing.assert_allclose(engagement_map(model, clip, "gradient"), expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -207,11 +209,11 @@ class WrongInBf16(Weighted):
 
 def test_bf16_is_used_only_where_its_maps_agree_with_fp32():
     weights = torch.linspace(0.1, 3, SIZE).expand(3, 8, SIZE, SIZE).clone()
-    mapper = EngagementMapper(WrongInBf16(weights))  # pyright: ignore
+    mapper = EngagementMapper(WrongInBf16(weights), config=PUBLISHED)  # pyright: ignore
     assert not mapper.bf16
     ((engagement, _),) = mapper([noise(8)])
     np.testing.assert_array_equal(engagement, weights[0].numpy())
-    assert EngagementMapper(Weighted(weights)).bf16 is has_bf16_units(torch.device("cpu"))  # pyright: ignore
+    assert EngagementMapper(Weighted(weights), config=PUBLISHED).bf16 is has_bf16_units(torch.device("cpu"))  # pyright: ignore
 
 
 def test_a_real_network_in_bf16_keeps_the_map_over_cells_and_all_bits_of_the_prediction(monkeypatch):
@@ -244,11 +246,11 @@ def test_heads_stay_in_fp32_under_autocast(architecture: str):
 def test_fp32_is_no_tf32_while_maps_are_made(monkeypatch: pytest.MonkeyPatch):
     def looked_at(model, clips, *rest):
         seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
-        return gradient(model, clips, *rest)
+        return layer_cam(model, clips, *rest)
 
-    seen, gradient, before = [], METHODS["gradient"], torch.backends.cudnn.allow_tf32
+    seen, layer_cam, before = [], METHODS["layer_cam"], torch.backends.cudnn.allow_tf32
     mapper = EngagementMapper(small_model(), exact=True)
-    monkeypatch.setitem(METHODS, "gradient", looked_at)
+    monkeypatch.setitem(METHODS, "layer_cam", looked_at)
     mapper([noise(2)])
     assert seen == [(False, False)]
     assert torch.backends.cudnn.allow_tf32 is before
@@ -285,6 +287,22 @@ def test_integrated_gradients_equal_captums():
     signed = IntegratedGradients(model).attribute(pixels, n_steps=12, method="gausslegendre")
     expected = signed.abs().amax(dim=1)[0].detach().numpy()
     found = engagement_map(model, clip, MapConfig("integrated_gradients", smooth_pixels=0, map_samples=12))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("architecture", ["r3d_18_w16", "r2plus1d_18", "frame_conv3d"])
+def test_layer_cam_is_what_raises_the_prediction_of_captums_gradient_times_activation(architecture: str):
+    torch.manual_seed(0)
+    model = EngagementModel(ModelSpec(architecture=architecture, input_size=SIZE)).eval()
+    clip, first = noise(3), model.network.first_maps()
+    pixels = to_input(torch.from_numpy(clip[None]))
+    signed = LayerGradientXActivation(model, first).attribute(pixels).detach()
+    if architecture == "frame_conv3d":
+        signed = signed.transpose(0, 1)[None]
+    cam = signed.relu().sum(dim=1)
+    assert cam.shape == (1, 3, SIZE // 2, SIZE // 2)
+    expected = enlarged(cam[0], (3, SIZE, SIZE)).numpy()
+    found = engagement_map(model, clip, "layer_cam")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
@@ -386,12 +404,10 @@ class Attentive(nn.Module):
 
 def test_windows_of_a_long_video_blend_without_seams():
     clip = noise(150)
-    whole, mean = EngagementMapper(Attentive(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=150))(
+    whole, mean = EngagementMapper(Attentive(), exact=True, config=replace(PUBLISHED, window_frames=150))([clip])[0]  # pyright: ignore
+    windowed, predicted = EngagementMapper(Attentive(), exact=True, config=replace(PUBLISHED, window_frames=32))(
         [clip]
     )[0]  # pyright: ignore
-    windowed, predicted = EngagementMapper(
-        Attentive(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=32)
-    )([clip])[0]  # pyright: ignore
     np.testing.assert_allclose(windowed, whole * 150 / 32, rtol=1e-4)
     assert predicted == pytest.approx(mean, rel=0.01)
 
@@ -400,12 +416,12 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.Mon
     def small_memory(model, clips, *rest):
         if clips.shape[0] * clips.shape[1] > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return gradient(model, clips, *rest)
+        return layer_cam(model, clips, *rest)
 
-    gradient, clips = METHODS["gradient"], [noise(4, seed) for seed in range(7)]
+    layer_cam, clips = METHODS["layer_cam"], [noise(4, seed) for seed in range(7)]
     mapper = EngagementMapper(for_inference(small_model()))
     expected = mapper(clips)
-    monkeypatch.setitem(METHODS, "gradient", small_memory)
+    monkeypatch.setitem(METHODS, "layer_cam", small_memory)
     for (E, _), (own, _) in zip(mapper(clips), expected, strict=True):
         np.testing.assert_allclose(E, own, rtol=1e-3, atol=2e-5 * own.max())
     assert mapper.max_frames <= 12
@@ -471,7 +487,7 @@ def test_windows_of_a_network_that_looks_across_time_fade_into_one_another():
     shown, frames = np.full((150, SIZE, SIZE, 3), 128, np.uint8), 32
     shown[:, 0, 0] = 0  # no frame of one colour
     (whole, _), (windowed, _) = (
-        EngagementMapper(Remembering(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=n))([shown])[0]  # pyright: ignore
+        EngagementMapper(Remembering(), exact=True, config=replace(PUBLISHED, window_frames=n))([shown])[0]  # pyright: ignore
         for n in (150, frames)
     )
     ratio = windowed[:, 8, 8] / whole[:, 8, 8] * frames / 150
@@ -482,7 +498,7 @@ def test_windows_of_a_network_that_looks_across_time_fade_into_one_another():
 
 
 def test_what_a_long_video_takes_beside_its_map_does_not_grow_with_it():
-    mapper = EngagementMapper(Attentive(), exact=True, config=MapConfig(smooth_pixels=0, window_frames=32))  # pyright: ignore
+    mapper = EngagementMapper(Attentive(), exact=True, config=replace(PUBLISHED, window_frames=32))  # pyright: ignore
     beside = []
     for frames in (200, 2000):
         clip = noise(frames)

@@ -30,7 +30,7 @@ ABOUT = {
 }
 """What a stranger should know of an experiment, in Markdown."""
 ABOUT_MODEL = (
-    "Predicts engagement with a short video from its pixels; its gradient says which of them drive it. A version's "
+    "Predicts engagement with a short video from its pixels; its slopes say which of them drive it. A version's "
     "description is its model card. The alias `champion` is what jobs.score takes, `challenger` is the latest."
 )
 PROJECT = Path(__file__).resolve().parent.parent

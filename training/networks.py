@@ -105,6 +105,9 @@ class VideoResNet(nn.Module):
             BasicBlock3d(convolution, channels // 2, channels, 2), BasicBlock3d(convolution, channels, channels, 1)
         )
 
+    def first_maps(self) -> nn.Module:
+        return self.stem[-1]
+
     def last_maps(self) -> nn.Module:
         return self.layer4[-1]
 
@@ -142,6 +145,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = nn.Sequential(BasicBlock2d(64, 64, 1), BasicBlock2d(64, 64, 1))
         self.layer2 = nn.Sequential(BasicBlock2d(64, 128, 2), BasicBlock2d(128, 128, 1))
@@ -149,7 +153,7 @@ class FrameEncoder(nn.Module):
         self.layer4 = nn.Sequential(BasicBlock2d(256, 512, 2), BasicBlock2d(512, 512, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.bn1(self.conv1(x)).relu_())
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
         return x
@@ -176,6 +180,9 @@ class FrameConv3d(nn.Module):
         self.dense = nn.Sequential(nn.Linear(128, 256), nn.ReLU(inplace=True), nn.Dropout(0.1))
         self.fc = nn.Linear(256, outputs)
         initialise(self)
+
+    def first_maps(self) -> nn.Module:
+        return self.encoder.relu
 
     def last_maps(self) -> nn.Module:
         return self.head[-1]
