@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scoring.attribution import slopes_of
 from scoring.pe import pe_scores
 from scoring.saliency import EngagementMapper, full_fp32
+from scoring.settings import MapConfig
 from training.models import (
     EngagementModel,
     ModelSpec,
@@ -82,10 +83,16 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / seconds_of(lambda: a @ b, device)
 
 
-def flops_a_clip(model: EngagementModel, frames: int) -> int:
-    pixels = torch.zeros((1, 3, frames, SIZE, SIZE), device=model.mean.device, requires_grad=True)
+def flops_a_clip(model: EngagementModel, frames: int, method: str) -> int:
+    """hires_cam differentiates no further back than the first convolution's maps, gradient down to the pixels."""
+    first = model.network.first_maps()  # pyright: ignore[reportCallIssue]
+    cut = first.register_forward_hook(lambda module, given, maps: maps.detach().requires_grad_(True))
+    if method == "gradient":
+        cut.remove()
+    pixels = torch.zeros((1, 3, frames, SIZE, SIZE), device=model.mean.device, requires_grad=method == "gradient")
     with FlopCounterMode(display=False) as counter:
         model(pixels).sum().backward()  # the counter's hooks do not take autograd.grad
+    cut.remove()
     return counter.get_total_flops()
 
 
@@ -116,6 +123,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--architecture", default="r3d_18", choices=list(ARCHITECTURES))
     parser.add_argument("--checkpoint", type=Path, help="of this model; default: untrained")
+    parser.add_argument("--method", default=MapConfig.method, choices=("hires_cam", "gradient"))
     parser.add_argument("--clips", type=int, help="default: 512, on a CPU 8")
     parser.add_argument("--frames", type=int, default=15, help="sampled frames a clip")
     arguments = parser.parse_args()
@@ -132,9 +140,10 @@ def main() -> None:
         parser.error(f"--checkpoint {arguments.checkpoint} takes {model.spec.input_size} pixels, expected {SIZE}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {model.spec.architecture}, "
-          f"{len(clips)} clips of {arguments.frames} frames, {SIZE} px")  # fmt: skip
-    exact = EngagementMapper(for_inference(copy.deepcopy(model)), arguments.device, exact=True)
-    mapper = EngagementMapper(for_inference(copy.deepcopy(model)), arguments.device)
+          f"{arguments.method}, {len(clips)} clips of {arguments.frames} frames, {SIZE} px")  # fmt: skip
+    maps = MapConfig(arguments.method)
+    exact = EngagementMapper(for_inference(copy.deepcopy(model)), arguments.device, maps, exact=True)
+    mapper = EngagementMapper(for_inference(copy.deepcopy(model)), arguments.device, maps)
     refused = has_bf16_units(device) and not mapper.bf16
     mapper.bf16 |= refused
     way, precision = ("bf16", torch.bfloat16) if mapper.bf16 else ("fp32", torch.float32)
@@ -148,7 +157,7 @@ def main() -> None:
               f"GPU busy {busy_share(mapper, clips):.0%} of the time")  # fmt: skip
     with full_fp32():
         peak, single = peak_flops(device, precision), peak_flops(device, torch.float32)
-    flops = flops_a_clip(exact.model, arguments.frames)
+    flops = flops_a_clip(exact.model, arguments.frames, arguments.method)
     work = flops * len(clips) / taken
     print(f"{way}, batches of up to {mapper.max_frames} frames: {len(clips) / taken:.1f} clips a second, "
           f"{len(clips) * arguments.frames / taken:.0f} frames a second")  # fmt: skip
@@ -163,9 +172,10 @@ def main() -> None:
           f"{flops / whole / single:.0%} of fp32's peak, {single / 1e12:.2f} TFLOP/s")  # fmt: skip
     own, theirs = ([E for E, _ in m(clips)] for m in (mapper, exact))
     pe = [
-        [pe_scores(E, mask).pe_score or 0.0 for E, (_, mask) in zip(maps, made, strict=True)] for maps in (own, theirs)
+        [pe_scores(E, mask).pe_score or 0.0 for E, (_, mask) in zip(found, made, strict=True)]
+        for found in (own, theirs)
     ]
-    pixels = [np.concatenate([E.ravel() for E in maps]) for maps in (own, theirs)]
+    pixels = [np.concatenate([E.ravel() for E in found]) for found in (own, theirs)]
     print(f"agreement with fp32: PE Spearman {spearman(*map(np.array, pe)):.5f}, "
           f"pixels' correlation {np.corrcoef(pixels[0], pixels[1])[0, 1]:.6f}")  # fmt: skip
     batch = clips[: max(1, mapper.max_frames // arguments.frames)]

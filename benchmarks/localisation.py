@@ -2,7 +2,7 @@
 moving element; tables in docs/saliency.md.
 
     python -m benchmarks.localisation
-    python -m benchmarks.localisation --videos 416 --epochs 15 --methods gradient    # a better model
+    python -m benchmarks.localisation --videos 416 --epochs 15 --methods hires_cam gradient    # a better model
     python -m benchmarks.localisation --checkpoint model.pt --world DIR    # a model that was trained on that world
 
 Figures are of videos by creators that training has not seen (PE: of all), with 95% over resampled creators.
@@ -18,6 +18,7 @@ PE          Spearman of the PE score, with the true product mask, with the true 
 """
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ from jobs.demo import DemoConfig
 from scoring.attribution import METHODS
 from scoring.pe import pe_scores
 from scoring.saliency import EngagementMapper, finished
-from scoring.settings import MapConfig
+from scoring.settings import MapConfig, unblurred
 from training.decode import network_input
 from training.models import for_inference, load_checkpoint
 from training.settings import SplitConfig, TargetConfig
@@ -70,12 +71,13 @@ BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def variants(methods: Sequence[str]) -> dict[str, MapConfig]:
-    found = {method: MapConfig(method, smooth_pixels=0.0) for method in METHODS}
-    for pixels, seconds in ((1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (1.0, 0.5), (3.0, 1.0)):
-        name = f"gradient, {pixels:g} px" + (f", {seconds:g} s" if seconds else "")
+    found = {method: unblurred(method) for method in METHODS}
+    for pixels, seconds in ((1.0, 0.0), (2.0, 0.0), (3.0, 0.0), (2.0, 0.5), (3.0, 0.5), (4.0, 0.5), (3.0, 1.0)):
+        name = f"{MapConfig.method}, {pixels:g} px" + (f", {seconds:g} s" if seconds else "")
         found[name] = MapConfig(smooth_pixels=pixels, smooth_seconds=seconds)
-    for method in ("smoothgrad", "integrated_gradients", "grad_x_input"):
-        found[f"{method}, 1 px"] = MapConfig(method, smooth_pixels=1.0)
+    for method in ("gradient", "smoothgrad", "integrated_gradients", "grad_x_input"):
+        found[f"{method}, 1 px"] = MapConfig(method, smooth_pixels=1.0, smooth_seconds=0.0)
+        found[f"{method}, as the default"] = MapConfig(method)
     return {name: config for name, config in found.items() if config.method in methods}
 
 
@@ -119,18 +121,16 @@ def table_of(world: WorldPaths, checkpoint: bytes, methods: Sequence[str]) -> Ta
     columns = videos.select(["video_id", "video_uri", "creator_id"]).to_pandas()
     rows = pd.read_parquet(world.truth).merge(columns)
     unseen = set(held_out_ids(videos, str(world.videos), TargetConfig(), SplitConfig()))
-    plainly = {method: MapConfig(method, smooth_pixels=0.0) for method in methods}
-    mappers = {method: EngagementMapper(for_inference(load_checkpoint(checkpoint)), config=config)
-               for method, config in plainly.items()}  # fmt: skip
+    model = EngagementMapper(for_inference(load_checkpoint(checkpoint))).model
     found = []
     for row in track(rows.to_dict("records"), "mapping"):
         clip = np.stack([network_input(frame, GRID) for frame in iter_frames(row["video_uri"])])
         masks = read_masks(world.folder, row["video_id"])
         maps = {name: made(clip) for name, made in BASELINES.items()}
-        plain = {method: torch.from_numpy(mapper([clip])[0][0])[None] for method, mapper in mappers.items()}
-        shown = torch.from_numpy(clip[None])
+        shown, fp32 = torch.from_numpy(clip[None]), contextlib.nullcontext()
+        plain = {method: METHODS[method](model, shown, None, fp32, MapConfig()) for method in methods}
         for name, config in variants(methods).items():
-            maps[name] = finished(plain[config.method], shown, None, config)[0].numpy()
+            maps[name] = finished(plain[config.method][0], shown, None, config)[0].numpy()
         for name, E in maps.items():
             figures = judged(E, masks, np.asarray(row["element_weight"])) if row["video_id"] in unseen else {}
             pe = pe_scores(E, masks.product).pe_score

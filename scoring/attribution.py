@@ -1,9 +1,10 @@
 """The methods that make an engagement map: which pixels at which second drive the predicted engagement.
 
 Each takes a model, clips uint8 (B, S, H, W, 3), ``lengths`` (B,) where frames after a clip's end are padding (None
-where none are), an autocast context for the network, and a ``MapConfig``; returns maps float32 (B, S, H, W), >= 0,
-unscaled, and predictions float32 (B,). What a clip shares a batch with does not matter. The pixel unit is the full
-range (0..1), the prediction's is one standard deviation of log1p(target); maps of features have the prediction's alone.
+where none are), an autocast context for the network, and a ``MapConfig``; returns maps float32 (B, S, H, W), unscaled,
+below 0 where a pixel lowers the prediction (hires_cam alone tells), and predictions float32 (B,). What a clip shares a
+batch with does not matter. The pixel unit is the full range (0..1), the prediction's is one standard deviation of
+log1p(target); maps of features have the prediction's alone.
 
 Kernel code: imports neither Ray nor MLflow.
 """
@@ -72,14 +73,15 @@ def integrated_gradients(
     return strongest(total * pixels), predicted(model, pixels, lengths, autocast)
 
 
-def layer_cam(
+def hires_cam(
     model: EngagementModel, clips: Tensor, lengths: Tensor | None, autocast: Autocast, config: MapConfig
 ) -> Maps:
-    """LayerCAM (Jiang et al. 2021) of the first convolution's maps: what each of its features finds at a place, times
-    what more of that adds to the prediction; the sum of what raises it, brought to the clip's size. Nothing is
-    differentiated further back, so it costs less than the gradient."""
+    """HiResCAM (Draelos & Carin 2020), of the first convolution's maps: what each of its features finds at a place,
+    times what more of that adds to the prediction, summed with signs, and brought to the clip's size. Nothing is
+    differentiated further back, so it costs less than the gradient. To be blurred before what lowers the prediction is
+    cut off: neighbours that cancel out mean nothing."""
     maps, slopes, predictions, _ = slopes_at(model.network.first_maps(), model, to_input(clips), lengths, autocast)  # pyright: ignore[reportCallIssue]
-    cams = maps.mul_(slopes).clamp_(min=0).sum(dim=1)
+    cams = maps.mul_(slopes).sum(dim=1)
     return torch.stack([enlarged(cam, clips.shape[1:4]) for cam in cams]), predictions
 
 
@@ -113,7 +115,7 @@ def spectral_residual(
 
 
 METHODS: dict[str, Callable[..., Maps]] = {
-    "layer_cam": layer_cam,
+    "hires_cam": hires_cam,
     "gradient": gradient,
     "smoothgrad": smoothgrad,
     "grad_x_input": grad_x_input,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scoring.attribution import METHODS, Maps, gaussian_blurred, predicted
-from scoring.settings import MapConfig
+from scoring.settings import MapConfig, unblurred
 from training.convolutions import with_cheaper_convolutions
 from training.models import EngagementModel, has_bf16_units, to_input
 
@@ -37,7 +37,7 @@ Work = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 """clips uint8 (B, S, H, W, 3) and their lengths, where they differ -> results of B rows"""
 
 
-def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapConfig = "layer_cam") -> np.ndarray:
+def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapConfig = "hires_cam") -> np.ndarray:
     """E of one clip.
 
     clip: uint8 (S, H, W, 3) RGB at the model's input size -> float32 (S, H, W), >= 0, unscaled; a frame of one colour
@@ -47,7 +47,7 @@ def engagement_map(model: EngagementModel, clip: np.ndarray, method: str | MapCo
     Raises ValueError for a method that does not exist (naming those that do), for a misshapen clip, and for a model
     that cannot be explained (``check_model``).
     """
-    config = method if isinstance(method, MapConfig) else MapConfig(method, smooth_pixels=0.0)
+    config = method if isinstance(method, MapConfig) else unblurred(method)
     training = model.training
     try:
         ((E, _),) = EngagementMapper(model, str(model.mean.device), config, exact=True)([clip])
@@ -91,7 +91,7 @@ class EngagementMapper:
     def __init__(
         self, model: EngagementModel, device: str = "cpu", config: MapConfig | None = None, exact: bool = False
     ):
-        self.config = config or MapConfig(smooth_pixels=0.0)
+        self.config = config or unblurred()
         if self.config.method not in METHODS:
             known = ", ".join(METHODS)
             raise ValueError(f"unknown engagement map method {self.config.method!r}; choose one of {known}")
@@ -249,12 +249,13 @@ class Blended:
 
 
 def finished(maps: Tensor, clips: Tensor, lengths: Tensor | None, config: MapConfig) -> Tensor:
-    """Maps (B, S, H, W) of clips uint8 (B, S, H, W, 3), blurred as asked for, and 0 where a frame shows nothing."""
+    """Maps (B, S, H, W) of clips uint8 (B, S, H, W, 3), blurred as asked for, then 0 where they lower the prediction
+    and where a frame shows nothing."""
     for axis in (2, 3):
         maps = gaussian_blurred(maps, axis, config.smooth_pixels)
     maps = gaussian_blurred(maps, 1, config.smooth_seconds, lengths)
     blank = (clips.amax(dim=(2, 3)) == clips.amin(dim=(2, 3))).all(dim=-1)
-    return maps.masked_fill(blank[:, :, None, None], 0)
+    return maps.masked_fill(blank[:, :, None, None], 0).clamp_(min=0)
 
 
 def windows_of(clip: int, frames: int, at_most: int) -> list[Window]:

@@ -11,13 +11,13 @@ Order = Literal["table", "newest", "largest-reach", "random"]
 class MapConfig:
     """How the engagement map E is made."""
 
-    method: str = "layer_cam"
-    """layer_cam, gradient (as published), smoothgrad, grad_x_input, integrated_gradients, grad_cam, or
+    method: str = "hires_cam"
+    """hires_cam, gradient (as published), smoothgrad, grad_x_input, integrated_gradients, grad_cam, or
     spectral_residual, which asks no model"""
-    smooth_pixels: float = 1.0
-    """standard deviation of the Gaussian that E is blurred with in each second, pixels of the model's input; 0: E as
-    published"""
-    smooth_seconds: float = 0.0
+    smooth_pixels: float = 3.0
+    """standard deviation of the Gaussian that E is blurred with in each second, pixels of the model's input; with
+    gradient, 0 here and below: E as published"""
+    smooth_seconds: float = 0.5
     """standard deviation of the Gaussian that E is blurred with over time, sampled frames"""
     map_samples: int = 16
     """noisy copies of smoothgrad, steps of integrated_gradients"""
@@ -27,6 +27,11 @@ class MapConfig:
     """of smoothgrad's noise"""
     window_frames: int = 64
     """videos of more sampled frames are mapped by windows of so many that overlap by a quarter"""
+
+
+def unblurred(method: str = MapConfig.method) -> MapConfig:
+    """The map as the method's authors have it; of ``gradient``: as published."""
+    return MapConfig(method, smooth_pixels=0.0, smooth_seconds=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

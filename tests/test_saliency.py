@@ -24,11 +24,11 @@ from scoring.saliency import (
     says_out_of_memory,
     windows_of,
 )
-from scoring.settings import MapConfig
+from scoring.settings import MapConfig, unblurred
 from training.models import EngagementModel, ModelSpec, for_inference, has_bf16_units, to_input
 
 SIZE = 16
-PUBLISHED = MapConfig("gradient", smooth_pixels=0)
+PUBLISHED = unblurred("gradient")
 
 
 def small_model(seed: int = 0) -> EngagementModel:
@@ -118,9 +118,9 @@ def test_a_frame_of_one_colour_gets_nothing(level: int, method: str):
     engagement = engagement_map(small_model(), clip, MapConfig(method, smooth_seconds=1.0, smooth_pixels=1.0))
     assert not engagement[1:3].any()
     assert engagement[[0, 3]].any()
-    ((engagement, predicted),) = EngagementMapper(
-        for_inference(small_model()), config=MapConfig(method, smooth_pixels=0)
-    )([np.full_like(clip, level)])
+    ((engagement, predicted),) = EngagementMapper(for_inference(small_model()), config=unblurred(method))(
+        [np.full_like(clip, level)]
+    )
     assert not engagement.any()
     assert np.isfinite(predicted)
 
@@ -246,11 +246,11 @@ def test_heads_stay_in_fp32_under_autocast(architecture: str):
 def test_fp32_is_no_tf32_while_maps_are_made(monkeypatch: pytest.MonkeyPatch):
     def looked_at(model, clips, *rest):
         seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
-        return layer_cam(model, clips, *rest)
+        return hires_cam(model, clips, *rest)
 
-    seen, layer_cam, before = [], METHODS["layer_cam"], torch.backends.cudnn.allow_tf32
+    seen, hires_cam, before = [], METHODS["hires_cam"], torch.backends.cudnn.allow_tf32
     mapper = EngagementMapper(small_model(), exact=True)
-    monkeypatch.setitem(METHODS, "layer_cam", looked_at)
+    monkeypatch.setitem(METHODS, "hires_cam", looked_at)
     mapper([noise(2)])
     assert seen == [(False, False)]
     assert torch.backends.cudnn.allow_tf32 is before
@@ -263,13 +263,9 @@ def test_smoothgrad_is_captums_saliency_of_noisy_copies_averaged():
     for copy in seeded_noise(pixels, 5, seed=3):
         total += Saliency(model).attribute((pixels + 0.2 * copy).requires_grad_(True), abs=False)
     expected = (total / 5).abs().amax(dim=1)[0].numpy()
-    found = engagement_map(
-        model, clip, MapConfig("smoothgrad", smooth_pixels=0, map_samples=5, map_noise=0.2, map_seed=3)
-    )
+    found = engagement_map(model, clip, replace(unblurred("smoothgrad"), map_samples=5, map_noise=0.2, map_seed=3))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
-    other = engagement_map(
-        model, clip, MapConfig("smoothgrad", smooth_pixels=0, map_samples=5, map_noise=0.2, map_seed=30)
-    )
+    other = engagement_map(model, clip, replace(unblurred("smoothgrad"), map_samples=5, map_noise=0.2, map_seed=30))
     assert 0.5 < alike(found, other) < 0.9999
 
 
@@ -286,12 +282,12 @@ def test_integrated_gradients_equal_captums():
     pixels = to_input(torch.from_numpy(clip[None]))
     signed = IntegratedGradients(model).attribute(pixels, n_steps=12, method="gausslegendre")
     expected = signed.abs().amax(dim=1)[0].detach().numpy()
-    found = engagement_map(model, clip, MapConfig("integrated_gradients", smooth_pixels=0, map_samples=12))
+    found = engagement_map(model, clip, replace(unblurred("integrated_gradients"), map_samples=12))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("architecture", ["r3d_18_w16", "r2plus1d_18", "frame_conv3d"])
-def test_layer_cam_is_what_raises_the_prediction_of_captums_gradient_times_activation(architecture: str):
+def test_hires_cam_is_the_sum_of_captums_gradient_times_activation(architecture: str):
     torch.manual_seed(0)
     model = EngagementModel(ModelSpec(architecture=architecture, input_size=SIZE)).eval()
     clip, first = noise(3), model.network.first_maps()
@@ -299,10 +295,10 @@ def test_layer_cam_is_what_raises_the_prediction_of_captums_gradient_times_activ
     signed = LayerGradientXActivation(model, first).attribute(pixels).detach()
     if architecture == "frame_conv3d":
         signed = signed.transpose(0, 1)[None]
-    cam = signed.relu().sum(dim=1)
+    cam = signed.sum(dim=1)
     assert cam.shape == (1, 3, SIZE // 2, SIZE // 2)
-    expected = enlarged(cam[0], (3, SIZE, SIZE)).numpy()
-    found = engagement_map(model, clip, "layer_cam")
+    expected = enlarged(cam[0], (3, SIZE, SIZE)).relu().numpy()
+    found = engagement_map(model, clip, "hires_cam")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
@@ -416,12 +412,12 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.Mon
     def small_memory(model, clips, *rest):
         if clips.shape[0] * clips.shape[1] > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return layer_cam(model, clips, *rest)
+        return hires_cam(model, clips, *rest)
 
-    layer_cam, clips = METHODS["layer_cam"], [noise(4, seed) for seed in range(7)]
+    hires_cam, clips = METHODS["hires_cam"], [noise(4, seed) for seed in range(7)]
     mapper = EngagementMapper(for_inference(small_model()))
     expected = mapper(clips)
-    monkeypatch.setitem(METHODS, "layer_cam", small_memory)
+    monkeypatch.setitem(METHODS, "hires_cam", small_memory)
     for (E, _), (own, _) in zip(mapper(clips), expected, strict=True):
         np.testing.assert_allclose(E, own, rtol=1e-3, atol=2e-5 * own.max())
     assert mapper.max_frames <= 12

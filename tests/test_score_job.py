@@ -443,7 +443,7 @@ REFUSED_AT_THE_DOOR = {
     "no write permission": (["--output", "{folder}/model.pt/out"], "cannot be written"),
     "missing table": (["--videos", "{folder}/absent.parquet"], "absent.parquet"),
     "unknown product": (["--products", "{folder}/few.parquet"], "product"),
-    "unknown method": (["--method", "gradcam++"], "layer_cam, gradient"),
+    "unknown method": (["--method", "gradcam++"], "hires_cam, gradient"),
     "unknown key in the file": (["--config", "{folder}/unknown.yaml"], "max-second"),
     "missing config file": (["--config", "{folder}/absent.yaml"], "absent.yaml"),
     "nonsense value": (["--sample-fps", "0"], "--sample-fps is 0"),
