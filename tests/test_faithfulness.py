@@ -18,7 +18,7 @@ from scoring.faithfulness import (
     tubelets,
 )
 from scoring.saliency import EngagementMapper, engagement_map
-from scoring.settings import FaithfulnessConfig, MapConfig
+from scoring.settings import FaithfulnessConfig, MapConfig, unblurred
 from training.models import EngagementModel, ModelSpec, for_inference
 
 SIZE = 32
@@ -105,7 +105,7 @@ def test_ever_more_stages_are_drawn_anew_and_the_model_is_left_as_it_was():
 
 
 def test_maps_are_compared_with_those_of_the_clip_encoded_again_moved_and_mirrored():
-    mapper = EngagementMapper(for_inference(network()))
+    mapper = EngagementMapper(for_inference(network()), config=unblurred("gradient"))
     clip = textured()
     found = stability(mapper, clip, mapper([clip])[0][0])
     assert set(found) == {"encoded again", "moved by a pixel", "mirrored"}
